@@ -1,0 +1,50 @@
+# Everything that README names. All targets work from a fresh clone with Python 3.11 or newer and make.
+PYTHON ?= python3
+# Where to take torch from, for example an index of CUDA builds; empty means pip's own default.
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+export MPLBACKEND := agg
+
+.PHONY: help quickstart check test test-all docs docs-check clean
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[sdxl,server,dev]"
+	@touch $@
+
+## make quickstart   install into .venv and make a first picture
+quickstart: $(VENV)/ready
+	$(BIN)/adapterhub generate -p "a red heart" --seed 7 --out quickstart/heart.png
+
+## make check        lint, types, import contracts
+check: $(VENV)/ready
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/basedpyright --level error
+	$(BIN)/lint-imports --no-cache
+
+## make test         checks, docs and tests; under 25 minutes on two cores
+test: check docs-check
+	$(BIN)/python -m pytest -n 2
+
+## make test-all     the same with the full counts of kill tests and fuzzing
+test-all: check docs-check
+	$(BIN)/python -m pytest -n 2 -m "not gpu and not network"
+
+docs-check: $(VENV)/ready
+	$(BIN)/mkdocs build --strict --quiet
+
+## make docs         serve the documentation on this machine
+docs: $(VENV)/ready
+	$(BIN)/mkdocs serve
+
+## make clean        remove everything that make made
+clean:
+	rm -rf $(VENV) build dist site quickstart .pytest_cache .ruff_cache

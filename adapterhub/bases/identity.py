@@ -1,0 +1,112 @@
+"""What a base is: its architecture from names and shapes, its identity from the weights themselves."""
+
+import hashlib
+import json
+import logging
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapterhub.errors import OutputError
+from adapterhub_registry.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+# Digest of the shapes (see `shapes_digest`) to the architecture's name. The first is checked in the tests
+# against the model that diffusers and transformers build from SDXL's published configs.
+ARCHITECTURES = {
+    "SDXL_DIGEST": "sdxl",
+    "MINI_DIGEST": "mini",
+}
+TEXT_ENCODER_SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+
+
+def architecture_of(path: Path, weights: Mapping[str, Sequence[Path]]) -> str:
+    """Return `sdxl`, `mini`, or `custom-` and 12 hex digits for other shapes.
+
+    Args:
+        path: The pipeline's directory.
+        weights: The safetensors files of each component; only headers are read.
+    """
+    shapes = {
+        name: tuple(entry["shape"])
+        for file in weights["unet"]
+        for name, entry in read_safetensors_header(file).items()
+    }
+    encoders = [
+        json.loads((path / component / "config.json").read_text())
+        for component in ("text_encoder", "text_encoder_2")
+    ]
+    digest = shapes_digest(shapes, encoders)
+    return ARCHITECTURES.get(digest, f"custom-{digest[:12]}")
+
+
+def shapes_digest(unet: Mapping[str, Sequence[int]], text_encoders: Sequence[Mapping[str, Any]]) -> str:
+    """Return the hex SHA-256 of everything that decides whether an adapter fits.
+
+    Args:
+        unet: Shape of every UNet parameter, by name.
+        text_encoders: The configs of both text encoders.
+    """
+    table = {
+        "unet": {name: list(shape) for name, shape in unet.items()},
+        "text_encoders": [{key: config[key] for key in TEXT_ENCODER_SHAPE} for config in text_encoders],
+    }
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def identity_of(weights: Mapping[str, Sequence[Path]], *, cache: Path) -> str:
+    """Return `sha256:` and the digest of all weights, rounded to float16.
+
+    Rounding makes the float32 and float16 editions of one checkpoint the same base. The digest covers, for
+    each component and tensor in order of name: component, name, shape, and the float16 values.
+
+    Args:
+        weights: The safetensors files of each component.
+        cache: File that remembers digests by path, size and modification time.
+    """
+    files = [str(file.resolve()) for component in sorted(weights) for file in weights[component]]
+    stats = [Path(file).stat() for file in files]
+    key = json.dumps([[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)])
+    known = _read_cache(cache)
+    if key not in known:
+        known[key] = _hash_weights(weights)
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(cache, json.dumps(known, indent=0).encode())
+        except (OSError, OutputError) as exc:  # the digest is right, only slower to get next time
+            logger.warning("cannot remember the base's identity: %s", exc)
+    return known[key]
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """Return the header of a safetensors file without `__metadata__`: name to dtype, shape, offsets."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
+def _hash_weights(weights: Mapping[str, Sequence[Path]]) -> str:
+    import torch
+    from safetensors import safe_open
+
+    digest = hashlib.sha256()
+    for component in sorted(weights):
+        location = {name: file for file in weights[component] for name in read_safetensors_header(file)}
+        opened = {file: safe_open(file, framework="pt") for file in weights[component]}
+        for name in sorted(location):
+            tensor = opened[location[name]].get_tensor(name)
+            digest.update(json.dumps([component, name, list(tensor.shape)]).encode())
+            values = tensor.to(torch.float16) if tensor.is_floating_point() else tensor
+            digest.update(values.contiguous().numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _read_cache(cache: Path) -> dict[str, str]:
+    try:
+        return json.loads(cache.read_text())
+    except (OSError, ValueError):
+        return {}

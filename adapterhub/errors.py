@@ -1,0 +1,164 @@
+"""The errors of bases and runtime; those of the registry are re-exported, so one import serves.
+
+AdapterHubError
+├── BaseNotFoundError        no base of that name
+├── NotAPipelineError        a directory is no SDXL pipeline
+├── MissingComponentError    a pipeline lacks one of its parts
+├── BaseLoadError            the weights cannot be loaded
+├── SettingError             a setting of a generation makes no sense
+│   ├── EmptyPromptError
+│   ├── InvalidSizeError
+│   └── DeviceError          a device or dtype that is not there
+├── CompositionError         a composition in text cannot be read
+├── ReplayError              a picture cannot be made again as it was
+└── RuntimeClosedError       a runtime was used after close
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from adapterhub_registry.errors import AdapterHubError as AdapterHubError
+from adapterhub_registry.errors import HomeError as HomeError
+from adapterhub_registry.errors import MissingExtraError as MissingExtraError
+from adapterhub_registry.errors import OutputError as OutputError
+from adapterhub_registry.errors import PickleRefusedError as PickleRefusedError
+from adapterhub_registry.errors import RecordError as RecordError
+from adapterhub_registry.errors import ReferenceSyntaxError as ReferenceSyntaxError
+
+
+class BaseNotFoundError(AdapterHubError):
+    """No bundled base, directory or cached hub repository has this name."""
+
+    code = "base-not-found"
+
+    def __init__(self, name: str, known: Sequence[str], reason: str = "") -> None:
+        self.name = name
+        self.known = list(known)
+        self.near = get_close_matches(name, self.known, n=3, cutoff=0.5)
+        hint = f" Did you mean {', '.join(self.near)}?" if self.near else ""
+        super().__init__(
+            f'there is no base "{name}"{f" ({reason})" if reason else ""}.{hint} '
+            "Name one from `adapterhub bases list`, a directory in diffusers' format, or a hub id"
+        )
+
+
+class NotAPipelineError(AdapterHubError):
+    """A path holds no SDXL pipeline in diffusers' format."""
+
+    code = "not-a-pipeline"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"{path} is no SDXL pipeline: {reason}. A base is a directory that holds model_index.json and "
+            "the folders unet, vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2 and scheduler"
+        )
+
+
+class MissingComponentError(AdapterHubError):
+    """A pipeline directory lacks a part, or a part lacks its weights."""
+
+    code = "component-missing"
+
+    def __init__(self, path: Path, component: str, reason: str) -> None:
+        self.path = path
+        self.component = component
+        self.reason = reason
+        super().__init__(f"{path} cannot be loaded: {component} {reason}. Download or export the base again")
+
+
+class BaseLoadError(AdapterHubError):
+    """diffusers could not load a pipeline whose files all seem to be there."""
+
+    code = "base-load-failed"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"cannot load {path}: {reason}. Download or export the base again")
+
+
+class SettingError(AdapterHubError):
+    """A setting of a generation makes no sense."""
+
+    code = "setting-invalid"
+
+    def __init__(self, setting: str, value: object, rule: str) -> None:
+        self.setting = setting
+        self.value = value
+        self.rule = rule
+        super().__init__(f"{setting} is {value}, but {rule}")
+
+
+class EmptyPromptError(SettingError):
+    """There is no prompt to draw."""
+
+    code = "prompt-empty"
+
+    def __init__(self) -> None:
+        super().__init__("the list of prompts", "empty", "at least one prompt is needed")
+
+
+class InvalidSizeError(SettingError):
+    """The VAE and the UNet cannot make a picture of this size."""
+
+    code = "size-invalid"
+
+    def __init__(self, width: int, height: int, multiple: int) -> None:
+        self.width = width
+        self.height = height
+        self.multiple = multiple
+        near = [max(round(side / multiple), 1) * multiple for side in (width, height)]
+        super().__init__(
+            "the size",
+            f"{width}x{height}",
+            f"width and height must be positive multiples of {multiple}; the nearest is {near[0]}x{near[1]}",
+        )
+
+
+class DeviceError(SettingError):
+    """A device or a dtype is not available here."""
+
+    code = "device-unavailable"
+
+
+class CompositionError(AdapterHubError):
+    """A composition in text cannot be read."""
+
+    code = "composition-invalid"
+
+    def __init__(self, text: str, reason: str) -> None:
+        self.text = text
+        self.reason = reason
+        super().__init__(
+            f'cannot read the composition "{text}": {reason}. '
+            'Write it as "me/ink@prod:0.8 + me/corgi", a weight that is left out is 1.0'
+        )
+
+
+class ReplayError(AdapterHubError):
+    """A picture cannot be made again as it was.
+
+    Attributes:
+        differences: What differs from the record: name to (recorded, here).
+    """
+
+    code = "replay-differs"
+
+    def __init__(self, path: Path, reason: str, differences: dict[str, tuple[object, object]]) -> None:
+        self.path = path
+        self.reason = reason
+        self.differences = differences
+        listed = "; ".join(f"{name}: {was} then, {now} now" for name, (was, now) in differences.items())
+        super().__init__(f"{path} {reason}. {f'What differs: {listed}' if listed else 'No setting differs'}")
+
+
+class RuntimeClosedError(AdapterHubError):
+    """A runtime was used after it was closed."""
+
+    code = "runtime-closed"
+
+    def __init__(self) -> None:
+        super().__init__("this runtime is closed; load a new one with Runtime.load")

@@ -1,0 +1,300 @@
+"""The runtime: load a base once, compose, generate."""
+
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from adapterhub.bases.find import Base, find_base
+from adapterhub.bases.load import choose_device, dtype_name, load_pipeline
+from adapterhub.bases.prompts import PromptCache
+from adapterhub.errors import EmptyPromptError, InvalidSizeError, RuntimeClosedError, SettingError
+from adapterhub.runtime.composition import BASE, Composition
+from adapterhub.runtime.environment import library_versions, processor_name
+from adapterhub.runtime.weight_bank import WeightBank
+from adapterhub_registry.record import BaseRecord, GenerationRecord
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+
+SIZE_MULTIPLE = 8  # diffusers' SDXL pipeline refuses other sizes
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """What `Runtime.generate` made.
+
+    Attributes:
+        images: The pictures, RGB.
+        records: What decides the bytes of each.
+    """
+
+    images: list[Image.Image]
+    records: list[GenerationRecord]
+
+    @property
+    def record(self) -> GenerationRecord:
+        """The record of the first picture."""
+        return self.records[0]
+
+
+class Runtime:
+    """One loaded pipeline; make it with `Runtime.load`. It serves one call at a time."""
+
+    def __init__(self, pipeline: "StableDiffusionXLPipeline", base: Base) -> None:
+        self._pipeline: StableDiffusionXLPipeline | None = pipeline
+        self._lock = threading.RLock()
+        self._composition = BASE
+        self._prompts = PromptCache(pipeline)
+        self._bank = WeightBank(
+            {name: getattr(pipeline, name) for name in ("unet", "text_encoder", "text_encoder_2")}
+        )
+        self.base = base
+
+    @classmethod
+    def load(
+        cls, base: str | Path | Base = "mini", *, device: str | None = None, dtype: str | None = None
+    ) -> "Runtime":
+        """Load a base.
+
+        Args:
+            base: A name, directory or hub id (see `find_base`), or a `Base`.
+            device: `cpu`, `cuda` or `mps`; by default the best there is.
+            dtype: `float32`, `float16` or `bfloat16`; by default float32 on the CPU, else float16.
+
+        Raises:
+            AdapterHubError: As `find_base`, `choose_device` and `load_pipeline`.
+
+        Example:
+            >>> with Runtime.load("mini", device="cpu") as runtime:
+            ...     runtime.generate("a red heart", seed=7, steps=2).images[0].size
+            (64, 64)
+        """
+        device, dtype = choose_device(device, dtype)
+        found = base if isinstance(base, Base) else find_base(base)
+        return cls(load_pipeline(found, device=device, dtype=dtype), found)
+
+    @property
+    def pipeline(self) -> "StableDiffusionXLPipeline":
+        """The stock diffusers pipeline, with the composition's weights in it."""
+        if self._pipeline is None:
+            raise RuntimeClosedError
+        return self._pipeline
+
+    @property
+    def composition(self) -> Composition:
+        """The active composition; empty for the base."""
+        return self._composition
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline lies."""
+        return self.pipeline.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the UNet."""
+        return self.pipeline.unet.dtype
+
+    @property
+    def default_size(self) -> int:
+        """Width and height in pixels that the base was trained for."""
+        pipeline = self.pipeline
+        return int(pipeline.unet.config["sample_size"]) * pipeline.vae_scale_factor
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | None = None,
+        seed: int | None = None,
+        count: int = 1,
+        steps: int = 30,
+        guidance_scale: float = 5.0,
+        width: int | None = None,
+        height: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> GenerationResult:
+        """Make pictures in one batch: `count` of each prompt.
+
+        With one prompt and one picture the pixels are those of the stock pipeline called with
+        `generator=torch.Generator("cpu").manual_seed(seed)` and the same settings.
+
+        Args:
+            prompt: One prompt, or several.
+            negative_prompt: What to avoid, for all; None is SDXL's zero embedding.
+            seed: Seed of the first picture, 0 to 2**32 - 1; the others count up. None draws one.
+            count: Pictures of each prompt.
+            steps: Denoising steps.
+            guidance_scale: Classifier-free guidance; 1 or less turns it off.
+            width: Pixels, a multiple of 8; by default what the base was trained for.
+            height: Likewise.
+            on_step: Called after each denoising step with (steps done, steps).
+
+        Raises:
+            EmptyPromptError: The list of prompts is empty.
+            InvalidSizeError: A side is not a positive multiple of 8.
+            SettingError: Another setting makes no sense.
+            RuntimeClosedError: The runtime was closed.
+
+        Example:
+            >>> with Runtime.load("mini", device="cpu") as runtime:
+            ...     result = runtime.generate(["a red heart", "a star"], seed=7, steps=2)
+            ...     [record.seed for record in result.records]
+            [7, 8]
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        width = self.default_size if width is None else width
+        height = self.default_size if height is None else height
+        _check_settings(prompts, seed, count, steps, guidance_scale, width, height)
+        if seed is None:
+            seed = secrets.randbelow(2**32 - len(prompts) * count)
+        batch = [text for text in prompts for _ in range(count)]
+        seeds = [seed + row for row in range(len(batch))]
+        with self._lock:
+            images = self._run(batch, seeds, negative_prompt, steps, guidance_scale, width, height, on_step)
+            records = [
+                self._record(
+                    prompt=batch[row],
+                    negative_prompt=negative_prompt,
+                    seed=seeds[row],
+                    steps=steps,
+                    guidance_scale=guidance_scale,
+                    width=width,
+                    height=height,
+                    batch_size=len(batch),
+                    batch_row=row,
+                )
+                for row in range(len(batch))
+            ]
+        return GenerationResult(images, records)
+
+    def reproduce(self, record: GenerationRecord, *, on_step: OnStep | None = None) -> GenerationResult:
+        """Make the picture of a record again, in a batch of the recorded shape and at the recorded row.
+
+        The other rows of the batch are filled with the same picture: they decide nothing but the shape.
+        `adapterhub.replay` also restores the base, the dtype and the threads, and compares.
+        """
+        with self._lock:
+            images = self._run(
+                [record.prompt] * record.batch_size,
+                [record.seed] * record.batch_size,
+                record.negative_prompt,
+                record.steps,
+                record.guidance_scale,
+                record.width,
+                record.height,
+                on_step,
+            )
+            made = self._record(
+                prompt=record.prompt,
+                negative_prompt=record.negative_prompt,
+                seed=record.seed,
+                steps=record.steps,
+                guidance_scale=record.guidance_scale,
+                width=record.width,
+                height=record.height,
+                batch_size=record.batch_size,
+                batch_row=record.batch_row,
+            )
+        return GenerationResult([images[record.batch_row]], [made])
+
+    def close(self) -> None:
+        """Put the base's weights back and let go of the pipeline; closing twice is allowed."""
+        with self._lock:
+            self._bank.restore()
+            self._pipeline = None
+
+    def __enter__(self) -> "Runtime":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        negative_prompt: str | None,
+        steps: int,
+        guidance_scale: float,
+        width: int,
+        height: int,
+        on_step: OnStep | None,
+    ) -> list[Image.Image]:
+        pipeline = self.pipeline
+        digest = self._composition.digest
+        positive = [self._prompts.encode(text, text_encoder_digest=digest) for text in prompts]
+        negative = [
+            self._prompts.encode_negative(negative_prompt, entry, text_encoder_digest=digest)
+            for entry in positive
+        ]
+
+        def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if on_step is not None:
+                on_step(step + 1, steps)
+            return tensors
+
+        # diffusers' annotations of the callback and of the result name other types than it takes and gives.
+        call: Any = pipeline
+        output = call(
+            prompt_embeds=torch.cat([entry.states for entry in positive]),
+            pooled_prompt_embeds=torch.cat([entry.pooled for entry in positive]),
+            negative_prompt_embeds=torch.cat([entry.states for entry in negative]),
+            negative_pooled_prompt_embeds=torch.cat([entry.pooled for entry in negative]),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            width=width,
+            height=height,
+            callback_on_step_end=after_step,
+        )
+        return output.images
+
+    def _record(self, **settings: Any) -> GenerationRecord:
+        pipeline = self.pipeline
+        scheduler = {
+            key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")
+        }
+        return GenerationRecord(
+            base=BaseRecord(self.base.name, self.base.architecture, self.base.identity),
+            scheduler={"class": type(pipeline.scheduler).__name__, **scheduler},
+            device=self.device.type,
+            processor=processor_name(self.device),
+            dtype=dtype_name(self.dtype),
+            threads=torch.get_num_threads(),
+            versions=library_versions(),
+            **settings,
+        )
+
+
+def _check_settings(
+    prompts: Sequence[str],
+    seed: int | None,
+    count: int,
+    steps: int,
+    guidance_scale: float,
+    width: int,
+    height: int,
+) -> None:
+    if not prompts:
+        raise EmptyPromptError
+    if count < 1:
+        raise SettingError("the count", count, "it must be at least 1")
+    if steps < 1:
+        raise SettingError("the number of steps", steps, "it must be at least 1")
+    if seed is not None and not 0 <= seed <= 2**32 - len(prompts) * count:
+        raise SettingError("the seed", seed, "it must be from 0 to 2**32 - 1, with room for all pictures")
+    if not 0 <= guidance_scale <= 1000:
+        raise SettingError("the guidance scale", guidance_scale, "it must be from 0 to 1000")
+    if min(width, height) < SIZE_MULTIPLE or width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
+        raise InvalidSizeError(width, height, SIZE_MULTIPLE)

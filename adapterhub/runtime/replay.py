@@ -1,0 +1,81 @@
+"""Make a picture again from its own record, and say what differs if that fails."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageChops
+
+from adapterhub.bases.find import find_base
+from adapterhub.errors import ReplayError
+from adapterhub.runtime.engine import GenerationResult, OnStep, Runtime
+from adapterhub_registry.record import GenerationRecord, read_record
+
+
+def replay(path: Path, *, on_step: OnStep | None = None) -> GenerationResult:
+    """Make the picture at `path` again.
+
+    Base, dtype, threads, batch shape and row are taken from the record.
+
+    Args:
+        path: A PNG that AdapterHub wrote.
+        on_step: Called after each denoising step with (steps done, steps).
+
+    Returns:
+        The picture, equal to the one at `path` in every pixel, and its record.
+
+    Raises:
+        RecordError: The file carries no readable record.
+        ReplayError: The picture came out different, or its base is not the one here; the fields name each
+            setting that differs between the record and this machine.
+
+    Example:
+        >>> import tempfile
+        >>> from adapterhub_registry.record import png_with_record
+        >>> with Runtime.load("mini", device="cpu") as runtime:
+        ...     made = runtime.generate("a star", seed=1, steps=2)
+        >>> target = Path(tempfile.mkdtemp()) / "star.png"
+        >>> _ = target.write_bytes(png_with_record(made.images[0], made.record))
+        >>> replay(target).record == made.record
+        True
+    """
+    record = read_record(path)
+    base = find_base(record.base.name)
+    if base.identity != record.base.identity:
+        pair = (record.base.identity, base.identity)
+        raise ReplayError(
+            path, f'was made on another base than the "{base.name}" here', {"base identity": pair}
+        )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(record.threads)
+    try:
+        with Runtime.load(base, device=record.device, dtype=record.dtype) as runtime:
+            result = runtime.reproduce(record, on_step=on_step)
+    finally:
+        torch.set_num_threads(threads)
+    with Image.open(path) as original:
+        is_equal = ImageChops.difference(original.convert("RGB"), result.images[0]).getbbox() is None
+    if not is_equal:
+        raise ReplayError(path, "came out different", _differences(record, result.record))
+    return result
+
+
+def _differences(then: GenerationRecord, now: GenerationRecord) -> dict[str, tuple[object, object]]:
+    """Return every setting that differs between two records, by dotted name."""
+    was, here = _flat(asdict(then)), _flat(asdict(now))
+    return {
+        name: (was.get(name), here.get(name))
+        for name in sorted(was.keys() | here.keys())
+        if was.get(name) != here.get(name)
+    }
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,81 @@
+"""The pristine weights: every composition is computed from them, and the base comes back bit for bit."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+Delta = Callable[[], Tensor]
+"""Returns the sum of all adapters' deltas for one parameter: float32, in the parameter's shape."""
+
+
+class WeightBank:
+    """Pristine copies of the parameters that a composition has touched, and the writer of fused weights.
+
+    Fused weights depend on the pristine copy and the deltas alone, never on what was fused before. The
+    parameter objects and their addresses stay as they are. A copy is made when a parameter is first touched.
+
+    Args:
+        modules: The components to write to, by name; parameters are called `component.path.of.parameter`.
+    """
+
+    def __init__(self, modules: Mapping[str, Module]) -> None:
+        self._parameters: dict[str, Parameter] = {
+            f"{component}.{name}": parameter
+            for component, module in modules.items()
+            for name, parameter in module.named_parameters()
+        }
+        self._pristine: dict[str, Tensor] = {}
+        self._fused: frozenset[str] = frozenset()
+
+    @property
+    def fused(self) -> frozenset[str]:
+        """Names of the parameters that differ from the base now."""
+        return self._fused
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the pristine copies take."""
+        return sum(copy.numel() * copy.element_size() for copy in self._pristine.values())
+
+    def fuse(self, deltas: Mapping[str, Delta]) -> None:
+        """Make every parameter `round(pristine + delta)`, and those without a delta pristine.
+
+        The sum is taken in float32 and rounded once to the parameter's dtype. If anything fails on the way
+        (out of memory, an interrupt), every parameter is the base's again and the error goes on.
+
+        Args:
+            deltas: For each parameter to change, a function that returns its delta.
+
+        Raises:
+            KeyError: A name is no parameter of the bank; nothing has changed.
+        """
+        unknown = deltas.keys() - self._parameters.keys()
+        if unknown:
+            raise KeyError(f"no such parameters: {sorted(unknown)}")
+        try:
+            with torch.no_grad():
+                self._write_pristine(self._fused - deltas.keys())
+                self._fused = self._fused | deltas.keys()
+                for name, delta in deltas.items():
+                    parameter = self._parameters[name]
+                    if name not in self._pristine:
+                        self._pristine[name] = parameter.detach().clone()
+                    parameter.copy_(self._pristine[name].float().add_(delta()))
+        except BaseException:
+            self.restore()
+            raise
+        self._fused = frozenset(deltas)
+
+    def restore(self) -> None:
+        """Give every parameter its pristine bits back."""
+        with torch.no_grad():
+            self._write_pristine(self._fused)
+        self._fused = frozenset()
+
+    def _write_pristine(self, names: Iterable[str]) -> None:
+        for name in names:
+            # A parameter whose copy could not be made was not written either.
+            if name in self._pristine:
+                self._parameters[name].copy_(self._pristine[name])

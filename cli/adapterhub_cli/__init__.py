@@ -1,0 +1,1 @@
+"""The `adapterhub` command: one file a command, thin over the library."""

@@ -1,0 +1,66 @@
+"""The command group, and the one place where errors become messages."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from adapterhub_cli.bases import bases
+from adapterhub_cli.generate import generate
+from adapterhub_cli.output import say
+from adapterhub_cli.replay import replay
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="adapterhub")
+def cli(verbose: bool) -> None:
+    """Train, keep, share and compose SDXL LoRA adapters on one frozen base.
+
+    \b
+    Examples:
+      adapterhub generate -p "a red heart" --seed 7
+      adapterhub replay picture.png
+      adapterhub bases list
+    """
+    del verbose  # read in `main`, which stands outside of click
+
+
+cli.add_command(bases)
+cli.add_command(generate)
+cli.add_command(replay)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # -v is understood before and after the command.
+    is_verbose = any(word in ("-v", "--verbose") for word in words)
+    words = [word for word in words if word not in ("-v", "--verbose")]
+    try:
+        cli.main(words, prog_name="adapterhub", standalone_mode=False)
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say("interrupted")
+        return 130
+    except Exception as exc:  # noqa: BLE001 - the one boundary: no traceback reaches a user unasked
+        if is_verbose:
+            traceback.print_exception(exc)
+        else:
+            say(_message(exc))
+        return 1
+    return 0
+
+
+def _message(error: Exception) -> str:
+    from adapterhub_registry.errors import AdapterHubError
+
+    if isinstance(error, AdapterHubError):
+        return f"error: {error}."
+    name = type(error).__name__
+    return (
+        f"error: unexpected {name}: {error}. This is a fault of AdapterHub; run again with -v and report it"
+    )

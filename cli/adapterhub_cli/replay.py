@@ -1,0 +1,37 @@
+"""`adapterhub replay`: make a picture again from its own record."""
+
+from pathlib import Path
+
+import click
+
+from adapterhub_cli.output import data_options, print_fields, progress, say
+
+
+@click.command()
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="By default PICTURE with .replay before .png.")
+@data_options
+def replay(picture: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
+    """Make PICTURE again: the same bytes, or an error that says what differs.
+
+    \b
+    Examples:
+      adapterhub replay heart.png
+      adapterhub replay heart.png --out again.png
+    """
+    from adapterhub.runtime.replay import replay as make_again
+    from adapterhub.settings import Settings
+    from adapterhub_registry.files import write_atomically
+    from adapterhub_registry.record import png_with_record
+
+    Settings.from_environment()
+    out = out or picture.with_suffix(f".replay{picture.suffix}")
+    result = make_again(picture, on_step=progress("replay"))
+    write_atomically(out, png_with_record(result.images[0], result.record))
+    say("every pixel is the same")
+    print_fields(
+        {"file": str(out), "seed": result.record.seed, "prompt": result.record.prompt},
+        key="file",
+        as_json=as_json,
+        quiet=quiet,
+    )

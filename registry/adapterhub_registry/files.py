@@ -1,0 +1,50 @@
+"""Writing files so that they are there whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from adapterhub_registry.errors import OutputError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, replacing what was there in one step.
+
+    The bytes go to a temporary sibling, are flushed to the disk, and take the name last.
+
+    Raises:
+        OutputError: The file cannot be written (no such directory, no permission, disk full); an older file
+            of that name is unchanged and nothing else is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "note.txt"
+        >>> write_atomically(target, b"ink")
+        >>> target.read_bytes()
+        b'ink'
+    """
+    draft: str | None = None
+    try:
+        descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o666 & ~_umask())  # noqa: PTH101
+        os.replace(draft, path)
+    except OSError as exc:
+        if draft is not None:
+            Path(draft).unlink(missing_ok=True)
+        raise OutputError(path, exc.strerror or str(exc)) from exc
+
+
+def _umask() -> int:
+    # Linux tells it without the race of setting it; elsewhere the usual value stands in.
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0o022
+    for line in status.splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o022
