@@ -33,7 +33,7 @@ def contact_sheet(
     Example:
         >>> red = Image.new("RGB", (64, 64), "red")
         >>> contact_sheet([[red, red]], column_labels=["one", "two"], cell=64).size
-        (168, 104)
+        (160, 104)
     """
     font = ImageFont.load_default(13)
     small = ImageFont.load_default(11)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.errors import OutputError
-from adapterhub_registry.files import write_atomically
+from adapterhub_registry.files import make_directory, write_atomically
 
 logger = logging.getLogger(__name__)
 
 # Digest of the shapes (see `shapes_digest`) to the architecture's name. The first is checked in the tests
 # against the model that diffusers and transformers build from SDXL's published configs.
 ARCHITECTURES = {
-    "SDXL_DIGEST": "sdxl",
-    "MINI_DIGEST": "mini",
+    "0a1778217b2fe6f90d8e383a0b06bb5ef038fc6b68eb912f1dbd8ea47da11bdd": "sdxl",
+    "bb7d092dedbb3fed7b0d54d7b718712b88fb981e73997958e8e23a5c5d14bab1": "mini",
 }
 TEXT_ENCODER_SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
 
@@ -73,9 +73,9 @@ def identity_of(weights: Mapping[str, Sequence[Path]], *, cache: Path) -> str:
     if key not in known:
         known[key] = _hash_weights(weights)
         try:
-            cache.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(cache.parent)
             write_atomically(cache, json.dumps(known, indent=0).encode())
-        except (OSError, OutputError) as exc:  # the digest is right, only slower to get next time
+        except OutputError as exc:  # the digest is right, only slower to get next time
             logger.warning("cannot remember the base's identity: %s", exc)
     return known[key]
 

@@ -1,5 +1,7 @@
 """Load a base as diffusers' own pipeline."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from adapterhub.bases.find import Base
@@ -26,28 +28,25 @@ def load_pipeline(base: Base, *, device: str, dtype: str) -> "StableDiffusionXLP
     """
     try:
         import torch
-        from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
-            StableDiffusionXLPipeline,
-        )
-        from diffusers.utils import logging as diffusers_logging
         from safetensors import SafetensorError
+
+        with _quiet_libraries():
+            from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
+                StableDiffusionXLPipeline,
+            )
     except ModuleNotFoundError as exc:
         raise MissingExtraError("sdxl", exc.name or "torch") from exc
-    shown = diffusers_logging.is_progress_bar_enabled()
-    diffusers_logging.disable_progress_bar()
     try:
-        pipeline = StableDiffusionXLPipeline.from_pretrained(
-            base.path,
-            torch_dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            add_watermarker=False,
-        )
+        with _quiet_libraries():
+            pipeline = StableDiffusionXLPipeline.from_pretrained(
+                base.path,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                add_watermarker=False,
+            )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as exc:
         raise BaseLoadError(base.path, str(exc).splitlines()[0] if str(exc) else repr(exc)) from exc
-    finally:
-        if shown:
-            diffusers_logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     for component in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
         component.requires_grad_(False).eval()
@@ -85,3 +84,23 @@ def choose_device(device: str | None = None, dtype: str | None = None) -> tuple[
 def dtype_name(dtype: "torch.dtype") -> str:
     """Return `float32` for `torch.float32`."""
     return str(dtype).removeprefix("torch.")
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep loading bars, and advice about packages that SDXL does not need, off the user's terminal."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    bars = [library.is_progress_bar_enabled() for library in (diffusers_logging, transformers_logging)]
+    transformers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        for library, shown in zip((diffusers_logging, transformers_logging), bars, strict=True):
+            if shown:
+                library.enable_progress_bar()

@@ -10,7 +10,7 @@ from adapterhub.errors import CompositionError
 from adapterhub_registry.errors import ReferenceSyntaxError
 from adapterhub_registry.references import REFERENCE, Reference, parse_reference
 
-WEIGHT = re.compile(r":(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+))")
+WEIGHT = re.compile(r":(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Term:
     weight: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.reference}:{self.weight:g}"
+        return f"{self.reference}:{self.weight!r}"
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,18 @@ class Composition:
 
         Example:
             >>> print(Composition.parse("me/ink@prod:0.8 + me/corgi"))
-            me/ink@prod:0.8 + me/corgi:1
+            me/ink@prod:0.8 + me/corgi:1.0
         """
         terms: list[Term] = []
-        position = 0
-        while position < len(text) or not terms:
-            position += len(text[position:]) - len(text[position:].lstrip())
-            found = REFERENCE.match(text, position)
+        rest = text.lstrip()
+        while True:
+            found = REFERENCE.match(rest)
             if found is None:
-                raise CompositionError(text, f"at character {position + 1} stands no adapter")
-            position = found.end()
-            weight = WEIGHT.match(text, position)
+                raise CompositionError(text, f'where "{rest}" stands, an adapter should')
+            rest = rest[found.end() :]
+            weight = WEIGHT.match(rest)
             if weight is not None:
-                position = weight.end()
+                rest = rest[weight.end() :]
             try:
                 reference = parse_reference(found[0])
             except ReferenceSyntaxError as exc:
@@ -65,12 +64,12 @@ class Composition:
             if not math.isfinite(value):
                 raise CompositionError(text, f"the weight {value} is not finite")
             terms.append(Term(reference, value))
-            rest = text[position:].lstrip()
+            rest = rest.lstrip()
             if not rest:
                 break
             if not rest.startswith("+"):
-                raise CompositionError(text, f'"{rest}" follows where "+" or the end should')
-            position = len(text) - len(rest) + 1
+                raise CompositionError(text, f'where "{rest}" stands, "+" or the end should')
+            rest = rest[1:].lstrip()
         return cls(tuple(terms))
 
     @property

@@ -62,7 +62,7 @@ class WeightBank:
                     parameter = self._parameters[name]
                     if name not in self._pristine:
                         self._pristine[name] = parameter.detach().clone()
-                    parameter.copy_(self._pristine[name].float().add_(delta()))
+                    parameter.copy_(self._pristine[name].float() + delta())
         except BaseException:
             self.restore()
             raise

@@ -76,9 +76,11 @@ def generate(
 
 def _file_names(prompts: tuple[str, ...], count: int, out: Path | None) -> list[Path]:
     """Return a file name for each picture; names that were not chosen never hit an existing file."""
+    from adapterhub_registry.files import make_directory
+
     total = len(prompts) * max(count, 1)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(out.parent)
         if total == 1:
             return [out]
         return [out.with_name(f"{out.stem}-{i + 1}{out.suffix}") for i in range(total)]

@@ -38,6 +38,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise OutputError(path, exc.strerror or str(exc)) from exc
 
 
+def make_directory(path: Path) -> None:
+    """Create a directory and its parents; one that is there already is fine.
+
+    Raises:
+        OutputError: It cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise OutputError(path, exc.strerror or str(exc)) from exc
+
+
 def _umask() -> int:
     # Linux tells it without the race of setting it; elsewhere the usual value stands in.
     try:

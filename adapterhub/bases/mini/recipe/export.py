@@ -44,8 +44,16 @@ def export_base(recipe: Recipe, work: Path) -> None:
     )
     pipeline.to(torch.float16)
     pipeline.save_pretrained(target, safe_serialization=True)
+    for folder in ("text_encoder", "text_encoder_2"):
+        _ask_for_float32(target / folder / "config.json")
     for folder, tokenizer in zip(("tokenizer", "tokenizer_2"), tokenizers, strict=True):
         _write_clip_files(target / folder, tokenizer)
+
+
+def _ask_for_float32(config: Path) -> None:
+    """Make float32 the default, as for diffusers' parts; transformers would take the stored float16."""
+    table = json.loads(config.read_text())
+    config.write_text(json.dumps({**table, "dtype": "float32"}, indent=2) + "\n")
 
 
 def _write_clip_files(folder: Path, tokenizer: CLIPTokenizer) -> None:

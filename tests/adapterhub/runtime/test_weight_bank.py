@@ -1,0 +1,76 @@
+"""Fused weights come from pristine ones, and the base comes back bit for bit."""
+
+import random
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adapterhub.runtime.weight_bank import Delta, WeightBank
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def small_model(dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 8), nn.Conv2d(3, 5, 3), nn.LayerNorm(6)).to(dtype)
+
+
+def constant(value: Tensor) -> Delta:
+    return lambda: value
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_base_comes_back_bit_for_bit_after_many_switches(dtype: torch.dtype) -> None:
+    model = small_model(dtype)
+    pristine = {name: p.detach().clone() for name, p in model.named_parameters()}
+    addresses = {name: p.data_ptr() for name, p in model.named_parameters()}
+    bank = WeightBank({"unet": model})
+    choose = random.Random(1)
+    for _ in range(200):
+        names = choose.sample(sorted(pristine), choose.randint(0, len(pristine)))
+        deltas = {name: torch.randn(pristine[name].shape) for name in names}
+        bank.fuse({f"unet.{name}": constant(delta) for name, delta in deltas.items()})
+        for name, parameter in model.named_parameters():
+            # The state depends on the pristine weights and this composition alone: one rounding, no history.
+            expected = pristine[name]
+            if name in deltas:
+                expected = (pristine[name].float() + deltas[name]).to(dtype)
+            assert torch.equal(parameter, expected)
+    bank.restore()
+    assert bank.fused == frozenset()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, pristine[name])
+        assert parameter.data_ptr() == addresses[name]
+
+
+def test_a_failure_on_the_way_leaves_the_base() -> None:
+    model = small_model(torch.float16)
+    pristine = [p.detach().clone() for p in model.parameters()]
+    bank = WeightBank({"unet": model})
+    bank.fuse({"unet.0.weight": constant(torch.ones(8, 12))})
+
+    def fail() -> Tensor:
+        raise MemoryError("no more")
+
+    with pytest.raises(MemoryError):
+        bank.fuse({"unet.1.weight": constant(torch.ones(5, 3, 3, 3)), "unet.0.weight": fail})
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), pristine, strict=True))
+    assert bank.fused == frozenset()
+
+
+def test_an_unknown_parameter_is_refused_before_anything_changes() -> None:
+    model = small_model(torch.float32)
+    bank = WeightBank({"unet": model})
+    bank.fuse({"unet.0.weight": constant(torch.ones(8, 12))})
+    fused = model[0].weight.detach().clone()
+    with pytest.raises(KeyError, match=r"unet\.9\.weight"):
+        bank.fuse({"unet.0.bias": constant(torch.ones(8)), "unet.9.weight": constant(torch.ones(1))})
+    assert torch.equal(model[0].weight, fused)
+
+
+def test_only_touched_parameters_are_copied() -> None:
+    bank = WeightBank({"unet": small_model(torch.float32)})
+    assert bank.size_bytes == 0
+    bank.fuse({"unet.0.weight": constant(torch.ones(8, 12))})
+    assert bank.size_bytes == 8 * 12 * 4

@@ -1,0 +1,47 @@
+"""The grammar of references."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapterhub_registry.errors import ReferenceSyntaxError
+from adapterhub_registry.references import Reference, parse_reference
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("me/ink", Reference("me", "ink")),
+        ("me/ink@3", Reference("me", "ink", "3")),
+        ("me/ink@v03", Reference("me", "ink", "3")),
+        ("Me/INK@Prod", Reference("me", "ink", "prod")),
+        ("team:acme/corgi.v2@latest", Reference("acme", "corgi.v2", "latest", "team")),
+        ("me/ink@sha256:0123456789AB", Reference("me", "ink", "sha256:0123456789ab")),
+    ],
+)
+def test_references_are_read(text: str, expected: Reference) -> None:
+    assert parse_reference(text) == expected
+    assert parse_reference(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "ink", "/ink", "me/", "me/ink/x", "me//ink", "me/ink@", "me/ink@@3", "me/ink@3:"),
+        *("me/-ink", "me/in k", "me/a--b", "me/a..b", "a--b/me", "me/ink.git", "me/../ink", "me/ink\n@3"),
+        *("me/ink@sha256:0123", "me/ink@sha256:xyz", "me/ink@" + "a" * 65, "me/" + "a" * 97, "mé/ink"),
+    ],
+)
+def test_what_is_no_reference_is_refused_and_quoted(text: str) -> None:
+    with pytest.raises(ReferenceSyntaxError) as caught:
+        parse_reference(text)
+    assert caught.value.text == text
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        reference = parse_reference(text)
+    except ReferenceSyntaxError:
+        return
+    assert parse_reference(str(reference)) == reference
