@@ -4,13 +4,28 @@
     ├── MissingExtraError        an optional part is not installed
     ├── HomeError                the home directory cannot be used
     ├── OutputError              a file cannot be written
+    ├── InputError               a file that was named cannot be read
     ├── PickleRefusedError       a file holds pickled Python objects
+    ├── WeightsError             a file of weights is malformed or not understood
+    ├── ArchitectureError        an adapter does not fit a base
+    ├── PictureError             a preview is no picture, or too large
     ├── RecordError              a picture carries no readable record
-    └── ReferenceSyntaxError     a string names no version
+    ├── ReferenceSyntaxError     a string names no version
+    ├── AdapterNotFoundError     there is no adapter of that name
+    ├── VersionNotFoundError     an adapter has no such version, alias or digest
+    ├── FieldError               a tag, kind, alias or other field is malformed
+    ├── AliasMovedError          compare-and-set met another value
+    ├── VersionConflictError     a number is taken by another digest
+    ├── ManifestError            a manifest is malformed
+    ├── BlobMissingError         a blob is not in the store
+    ├── DigestMismatchError      bytes do not have the digest that they should
+    └── RemoteError              a remote is not there, or not understood
 
 The classes of the layers above are in `adapterhub.errors`.
 """
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
@@ -97,3 +112,170 @@ class ReferenceSyntaxError(AdapterHubError):
         self.text = text
         self.reason = reason
         super().__init__(f'"{text}" names no version: {reason}. Example: me/ink@3, acme/corgi@prod')
+
+
+class InputError(AdapterHubError):
+    """A file that was named cannot be read."""
+
+    code = "input-unreadable"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"cannot read {path}: {reason}")
+
+
+class WeightsError(AdapterHubError):
+    """A file of weights is malformed, or its keys are not understood."""
+
+    code = "weights-unreadable"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path} holds no adapter that can be read: {reason}")
+
+
+class PictureError(AdapterHubError):
+    """A preview is no PNG, is damaged, or is too large."""
+
+    code = "picture-unusable"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path} cannot be a preview: {reason}")
+
+
+class AdapterNotFoundError(AdapterHubError):
+    """There is no adapter of that name."""
+
+    code = "adapter-not-found"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name = name
+        self.near = get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"Did you mean {', '.join(self.near)}?" if self.near else "See them with: adapterhub list"
+        super().__init__(f'there is no adapter "{name}". {hint}')
+
+
+class VersionNotFoundError(AdapterHubError):
+    """An adapter has no version with this number, alias or digest."""
+
+    code = "version-not-found"
+
+    def __init__(self, name: str, selector: str, versions: Sequence[int], aliases: Sequence[str]) -> None:
+        self.name = name
+        self.selector = selector
+        self.versions = list(versions)
+        self.aliases = list(aliases)
+        numbers = ", ".join(map(str, self.versions)) or "none"
+        named = f"; aliases: {', '.join(self.aliases)}" if self.aliases else ""
+        super().__init__(f'"{name}" has no version "{selector}"; versions: {numbers}{named}')
+
+
+class FieldError(AdapterHubError):
+    """A tag, a kind, an alias or another field does not follow its rule."""
+
+    code = "field-invalid"
+
+    def __init__(self, field: str, value: str, rule: str) -> None:
+        self.field = field
+        self.value = value
+        self.rule = rule
+        super().__init__(f'the {field} "{value}" is not allowed: {rule}')
+
+
+class AliasMovedError(AdapterHubError):
+    """An alias does not stand where the caller expected it; it was not moved."""
+
+    code = "alias-moved"
+
+    def __init__(self, name: str, alias: str, expected: int | None, found: int | None) -> None:
+        self.name = name
+        self.alias = alias
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f'the alias "{alias}" of "{name}" is at {found or "nothing"}, not at {expected or "nothing"}. '
+            "It was not moved; look again, and expect what is there"
+        )
+
+
+class VersionConflictError(AdapterHubError):
+    """A version number is taken by another digest; nothing was changed."""
+
+    code = "version-conflict"
+
+    def __init__(self, name: str, number: int, ours: str, theirs: str, where: str) -> None:
+        self.name = name
+        self.number = number
+        self.ours = ours
+        self.theirs = theirs
+        self.where = where
+        super().__init__(
+            f'"{name}" has another version {number} in {where} already: {theirs} there, {ours} here. '
+            "Nothing was changed. Push with --renumber for the next number there, or pull with --as NS/NAME"
+        )
+
+
+class ManifestError(AdapterHubError):
+    """A manifest is malformed."""
+
+    code = "manifest-malformed"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the manifest of a version is not valid: {reason}")
+
+
+class BlobMissingError(AdapterHubError):
+    """A blob is not in the store."""
+
+    code = "blob-missing"
+
+    def __init__(self, sha256: str, where: str) -> None:
+        self.sha256 = sha256
+        self.where = where
+        super().__init__(f"the file with the digest sha256:{sha256} is missing in {where}")
+
+
+class DigestMismatchError(AdapterHubError):
+    """Bytes do not have the digest that they should have; they were not kept."""
+
+    code = "digest-mismatch"
+
+    def __init__(self, expected: str, found: str, source: str) -> None:
+        self.expected = expected
+        self.found = found
+        self.source = source
+        super().__init__(
+            f"{source or 'the data'} is damaged: expected sha256:{expected}, found sha256:{found}. "
+            "It was not kept"
+        )
+
+
+class RemoteError(AdapterHubError):
+    """A remote is not known, not there, or not what it should be."""
+
+    code = "remote-failed"
+
+    def __init__(self, remote: str, reason: str) -> None:
+        self.remote = remote
+        self.reason = reason
+        super().__init__(f'the remote "{remote}" cannot be used: {reason}')
+
+
+class ArchitectureError(AdapterHubError):
+    """An adapter and a base are of different architectures, or nobody said which."""
+
+    code = "architecture-mismatch"
+
+    def __init__(self, adapter: str, base: str) -> None:
+        self.adapter = adapter
+        self.base = base
+        if adapter == base == "unknown":
+            message = "the weights do not tell their architecture; name the base that they were made on"
+        else:
+            message = f'an adapter of architecture "{adapter}" does not fit a base of architecture "{base}"'
+        super().__init__(message)

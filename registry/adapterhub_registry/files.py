@@ -1,7 +1,9 @@
 """Writing files so that they are there whole or not at all."""
 
 import os
+import shutil
 import tempfile
+import uuid
 from pathlib import Path
 
 from adapterhub_registry.errors import OutputError
@@ -48,6 +50,27 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise OutputError(path, exc.strerror or str(exc)) from exc
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Make `target` another name of `source`, or a copy where the file system has no links.
+
+    Raises:
+        OutputError: Neither works.
+    """
+    if target.exists():
+        return
+    make_directory(target.parent)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        try:
+            os.link(source, draft)
+        except OSError:
+            shutil.copyfile(source, draft)
+        os.replace(draft, target)
+    except OSError as exc:
+        draft.unlink(missing_ok=True)
+        raise OutputError(target, exc.strerror or str(exc)) from exc
 
 
 def _umask() -> int:

@@ -1,0 +1,97 @@
+"""The rows of the database; values that leave the package are in `manifest`."""
+
+from sqlmodel import Field, SQLModel, UniqueConstraint
+
+
+class AdapterRow(SQLModel, table=True):
+    """A named line of versions, and what of it may change."""
+
+    __tablename__ = "adapter"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (UniqueConstraint("namespace", "name"),)
+    id: int | None = Field(default=None, primary_key=True)
+    namespace: str
+    name: str
+    title: str = ""
+    description: str = ""
+    card: str = ""
+    kind: str = "other"
+    created: str
+
+
+class VersionRow(SQLModel, table=True):
+    """One version; its number and digest stay for ever."""
+
+    __tablename__ = "version"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (UniqueConstraint("adapter_id", "number"), UniqueConstraint("adapter_id", "digest"))
+    id: int | None = Field(default=None, primary_key=True)
+    adapter_id: int = Field(foreign_key="adapter.id", index=True)
+    number: int
+    digest: str = Field(index=True)
+    manifest: str
+    state: str = "published"
+    yank_reason: str = ""
+    message: str = ""
+    author: str = ""
+    created: str
+
+
+class DocumentRow(SQLModel, table=True):
+    """A file that lies beside a version and is no payload: the training config, the data manifest."""
+
+    __tablename__ = "document"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (UniqueConstraint("version_id", "name"),)
+    id: int | None = Field(default=None, primary_key=True)
+    version_id: int = Field(foreign_key="version.id", index=True)
+    name: str
+    sha256: str = Field(index=True)
+    size: int
+
+
+class PreviewRow(SQLModel, table=True):
+    """A picture that shows a version."""
+
+    __tablename__ = "preview"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (UniqueConstraint("version_id", "sha256"),)
+    id: int | None = Field(default=None, primary_key=True)
+    version_id: int = Field(foreign_key="version.id", index=True)
+    sha256: str = Field(index=True)
+    size: int
+    prompt: str = ""
+    seed: int | None = None
+
+
+class TagRow(SQLModel, table=True):
+    """A label of an adapter."""
+
+    __tablename__ = "tag"  # pyright: ignore[reportAssignmentType]
+    adapter_id: int = Field(foreign_key="adapter.id", primary_key=True)
+    tag: str = Field(primary_key=True, index=True)
+
+
+class AliasRow(SQLModel, table=True):
+    """A movable pointer to a version."""
+
+    __tablename__ = "alias"  # pyright: ignore[reportAssignmentType]
+    adapter_id: int = Field(foreign_key="adapter.id", primary_key=True)
+    name: str = Field(primary_key=True)
+    number: int
+
+
+class RemoteRow(SQLModel, table=True):
+    """Another registry."""
+
+    __tablename__ = "remote"  # pyright: ignore[reportAssignmentType]
+    name: str = Field(primary_key=True)
+    url: str
+
+
+class EventRow(SQLModel, table=True):
+    """One change of the registry."""
+
+    __tablename__ = "event"  # pyright: ignore[reportAssignmentType]
+    id: int | None = Field(default=None, primary_key=True)
+    time: str
+    actor: str
+    action: str
+    subject: str
+    detail: str = "{}"
