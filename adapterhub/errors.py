@@ -19,12 +19,26 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from adapterhub_registry.errors import AdapterHubError as AdapterHubError
+from adapterhub_registry.errors import AdapterNotFoundError as AdapterNotFoundError
+from adapterhub_registry.errors import AliasMovedError as AliasMovedError
+from adapterhub_registry.errors import ArchitectureError as ArchitectureError
+from adapterhub_registry.errors import BlobMissingError as BlobMissingError
+from adapterhub_registry.errors import DigestMismatchError as DigestMismatchError
+from adapterhub_registry.errors import FieldError as FieldError
 from adapterhub_registry.errors import HomeError as HomeError
+from adapterhub_registry.errors import InputError as InputError
+from adapterhub_registry.errors import ManifestError as ManifestError
 from adapterhub_registry.errors import MissingExtraError as MissingExtraError
 from adapterhub_registry.errors import OutputError as OutputError
 from adapterhub_registry.errors import PickleRefusedError as PickleRefusedError
+from adapterhub_registry.errors import PictureError as PictureError
 from adapterhub_registry.errors import RecordError as RecordError
 from adapterhub_registry.errors import ReferenceSyntaxError as ReferenceSyntaxError
+from adapterhub_registry.errors import RemoteError as RemoteError
+from adapterhub_registry.errors import UnknownKeysError as UnknownKeysError
+from adapterhub_registry.errors import VersionConflictError as VersionConflictError
+from adapterhub_registry.errors import VersionNotFoundError as VersionNotFoundError
+from adapterhub_registry.errors import WeightsError as WeightsError
 
 
 class BaseNotFoundError(AdapterHubError):
@@ -162,3 +176,17 @@ class RuntimeClosedError(AdapterHubError):
 
     def __init__(self) -> None:
         super().__init__("this runtime is closed; load a new one with Runtime.load")
+
+
+class TargetError(AdapterHubError):
+    """An adapter changes modules that the pipeline does not have, or of other shapes."""
+
+    code = "targets-unmatched"
+
+    def __init__(self, reference: str, targets: Sequence[str], reason: str) -> None:
+        self.reference = reference
+        self.targets = list(targets)
+        self.reason = reason
+        shown = ", ".join(self.targets[:3])
+        more = f" and {len(self.targets) - 3} more" if len(self.targets) > 3 else ""
+        super().__init__(f"{reference} does not fit this pipeline: {reason}: {shown}{more}")

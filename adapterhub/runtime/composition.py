@@ -1,10 +1,9 @@
 """Compositions: which adapters are active, and how strongly; a value."""
 
-import hashlib
-import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from adapterhub.errors import CompositionError
 from adapterhub_registry.errors import ReferenceSyntaxError
@@ -20,10 +19,16 @@ class Term:
     Attributes:
         reference: Which version.
         weight: Its strength; negative weights are legal.
+        components: Strengths of single components (`unet`, `text_encoder`, ...) in place of `weight`.
     """
 
     reference: Reference
     weight: float = 1.0
+    components: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def strength(self, component: str) -> float:
+        """Return the strength on one component."""
+        return self.components.get(component, self.weight)
 
     def __str__(self) -> str:
         return f"{self.reference}:{self.weight!r}"
@@ -71,12 +76,6 @@ class Composition:
                 raise CompositionError(text, f'where "{rest}" stands, "+" or the end should')
             rest = rest[1:].lstrip()
         return cls(tuple(terms))
-
-    @property
-    def digest(self) -> str:
-        """Hex SHA-256 of the terms; equal compositions have equal digests."""
-        table = [[str(term.reference), repr(term.weight)] for term in self.terms]
-        return hashlib.sha256(json.dumps(table).encode()).hexdigest()
 
     def __str__(self) -> str:
         return " + ".join(str(term) for term in self.terms)

@@ -1,5 +1,6 @@
 """The runtime: load a base once, compose, generate."""
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -14,14 +15,27 @@ from PIL import Image
 from adapterhub.bases.find import Base, find_base
 from adapterhub.bases.load import choose_device, dtype_name, load_pipeline
 from adapterhub.bases.prompts import PromptCache
-from adapterhub.errors import EmptyPromptError, InvalidSizeError, RuntimeClosedError, SettingError
-from adapterhub.runtime.composition import BASE, Composition
+from adapterhub.errors import (
+    ArchitectureError,
+    EmptyPromptError,
+    InvalidSizeError,
+    RuntimeClosedError,
+    SettingError,
+)
+from adapterhub.formats.read import read_adapter
+from adapterhub.lora.weights import COMPONENTS
+from adapterhub.runtime.composition import BASE, Composition, Term
 from adapterhub.runtime.environment import library_versions, processor_name
+from adapterhub.runtime.fused import ActiveAdapter, TargetIndex, applied, text_encoder_digest
 from adapterhub.runtime.weight_bank import WeightBank
+from adapterhub_registry.manifest import Version
 from adapterhub_registry.record import BaseRecord, GenerationRecord
+from adapterhub_registry.store import Registry
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+
+logger = logging.getLogger(__name__)
 
 SIZE_MULTIPLE = 8  # diffusers' SDXL pipeline refuses other sizes
 OnStep = Callable[[int, int], None]
@@ -48,24 +62,34 @@ class GenerationResult:
 class Runtime:
     """One loaded pipeline; make it with `Runtime.load`. It serves one call at a time."""
 
-    def __init__(self, pipeline: "StableDiffusionXLPipeline", base: Base) -> None:
+    def __init__(
+        self, pipeline: "StableDiffusionXLPipeline", base: Base, *, registry: Registry | None = None
+    ) -> None:
+        components = {name: getattr(pipeline, name) for name in COMPONENTS}
         self._pipeline: StableDiffusionXLPipeline | None = pipeline
         self._lock = threading.RLock()
+        self._registry = registry
         self._composition = BASE
+        self._active: tuple[ActiveAdapter, ...] = ()
         self._prompts = PromptCache(pipeline)
-        self._bank = WeightBank(
-            {name: getattr(pipeline, name) for name in ("unet", "text_encoder", "text_encoder_2")}
-        )
+        self._targets = TargetIndex(components)
+        self._bank = WeightBank(components)
         self.base = base
 
     @classmethod
     def load(
-        cls, base: str | Path | Base = "mini", *, device: str | None = None, dtype: str | None = None
+        cls,
+        base: str | Path | Base = "mini",
+        *,
+        registry: Registry | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
     ) -> "Runtime":
         """Load a base.
 
         Args:
             base: A name, directory or hub id (see `find_base`), or a `Base`.
+            registry: Where `compose` finds adapters; by default the one in `ADAPTERHUB_HOME`.
             device: `cpu`, `cuda` or `mps`; by default the best there is.
             dtype: `float32`, `float16` or `bfloat16`; by default float32 on the CPU, else float16.
 
@@ -79,7 +103,7 @@ class Runtime:
         """
         device, dtype = choose_device(device, dtype)
         found = base if isinstance(base, Base) else find_base(base)
-        return cls(load_pipeline(found, device=device, dtype=dtype), found)
+        return cls(load_pipeline(found, device=device, dtype=dtype), found, registry=registry)
 
     @property
     def pipeline(self) -> "StableDiffusionXLPipeline":
@@ -87,6 +111,13 @@ class Runtime:
         if self._pipeline is None:
             raise RuntimeClosedError
         return self._pipeline
+
+    @property
+    def registry(self) -> Registry:
+        """Where adapters are found; opened when it is first needed."""
+        if self._registry is None:
+            self._registry = Registry()
+        return self._registry
 
     @property
     def composition(self) -> Composition:
@@ -108,6 +139,39 @@ class Runtime:
         """Width and height in pixels that the base was trained for."""
         pipeline = self.pipeline
         return int(pipeline.unet.config["sample_size"]) * pipeline.vae_scale_factor
+
+    def compose(self, composition: str | Composition | None) -> list[Version]:
+        """Make a composition active: fuse it into the pipeline's weights, computed from the pristine ones.
+
+        Versions are resolved and checked first; if anything is wrong the composition stays as it was. If
+        writing the weights fails on the way, the base is active.
+
+        Args:
+            composition: `"me/ink@prod:0.8 + me/corgi"`, a `Composition`, or None for the base, bit for bit.
+
+        Returns:
+            The versions, in the order of the terms.
+
+        Raises:
+            CompositionError: The text does not follow the grammar.
+            AdapterNotFoundError, VersionNotFoundError: A reference names nothing.
+            ArchitectureError: An adapter is for another architecture.
+            TargetError: An adapter changes modules that the pipeline does not have.
+        """
+        if isinstance(composition, str):
+            composition = Composition.parse(composition)
+        composition = composition or BASE
+        with self._lock:
+            pipeline = self.pipeline
+            versions = [self.registry.resolve(term.reference) for term in composition.terms]
+            active = [
+                self._read(version, term) for version, term in zip(versions, composition.terms, strict=True)
+            ]
+            deltas = self._targets.deltas(active, device=pipeline.unet.device)
+            self._composition, self._active = BASE, ()  # what holds if `fuse` fails
+            self._bank.fuse(deltas)
+            self._composition, self._active = composition, tuple(active)
+        return versions
 
     def generate(
         self,
@@ -220,6 +284,22 @@ class Runtime:
     ) -> None:
         self.close()
 
+    def _read(self, version: Version, term: Term) -> ActiveAdapter:
+        """Read and check one adapter; a version that is active already is not read again."""
+        if version.architecture != self.base.architecture:
+            raise ArchitectureError(version.architecture, self.base.architecture)
+        if version.base_identity and version.base_identity != self.base.identity:
+            logger.warning("%s was made on another checkpoint of %s", version.reference, version.architecture)
+        known = {adapter.digest: adapter.tensors for adapter in self._active}
+        tensors = known.get(version.digest)
+        if tensors is None:
+            directory = self.registry.directory(version)
+            is_single = len(version.files) == 1
+            tensors = read_adapter(directory / version.files[0].path if is_single else directory)
+            self._targets.check(version.reference, tensors)
+        strengths = {component: term.strength(component) for component in COMPONENTS}
+        return ActiveAdapter(version.reference, version.digest, tensors, strengths)
+
     def _run(
         self,
         prompts: Sequence[str],
@@ -232,7 +312,7 @@ class Runtime:
         on_step: OnStep | None,
     ) -> list[Image.Image]:
         pipeline = self.pipeline
-        digest = self._composition.digest
+        digest = text_encoder_digest(self._active)
         positive = [self._prompts.encode(text, text_encoder_digest=digest) for text in prompts]
         negative = [
             self._prompts.encode_negative(negative_prompt, entry, text_encoder_digest=digest)
@@ -272,6 +352,8 @@ class Runtime:
             processor=processor_name(self.device),
             dtype=dtype_name(self.dtype),
             threads=torch.get_num_threads(),
+            plane="fused" if self._active else "base",
+            composition=applied(self._active),
             versions=library_versions(),
             **settings,
         )

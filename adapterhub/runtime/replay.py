@@ -9,17 +9,23 @@ from PIL import Image, ImageChops
 
 from adapterhub.bases.find import find_base
 from adapterhub.errors import ReplayError
+from adapterhub.runtime.composition import Composition, Term
 from adapterhub.runtime.engine import GenerationResult, OnStep, Runtime
 from adapterhub_registry.record import GenerationRecord, read_record
+from adapterhub_registry.references import Reference, parse_reference
+from adapterhub_registry.store import Registry
 
 
-def replay(path: Path, *, on_step: OnStep | None = None) -> GenerationResult:
+def replay(
+    path: Path, *, registry: Registry | None = None, on_step: OnStep | None = None
+) -> GenerationResult:
     """Make the picture at `path` again.
 
-    Base, dtype, threads, batch shape and row are taken from the record.
+    Base, adapters, dtype, threads, batch shape and row are taken from the record.
 
     Args:
         path: A PNG that AdapterHub wrote.
+        registry: Where its adapters are found, by digest; by default the one in `ADAPTERHUB_HOME`.
         on_step: Called after each denoising step with (steps done, steps).
 
     Returns:
@@ -27,6 +33,7 @@ def replay(path: Path, *, on_step: OnStep | None = None) -> GenerationResult:
 
     Raises:
         RecordError: The file carries no readable record.
+        AdapterNotFoundError, VersionNotFoundError: An adapter of the record is not in the registry.
         ReplayError: The picture came out different, or its base is not the one here; the fields name each
             setting that differs between the record and this machine.
 
@@ -50,7 +57,9 @@ def replay(path: Path, *, on_step: OnStep | None = None) -> GenerationResult:
     threads = torch.get_num_threads()
     torch.set_num_threads(record.threads)
     try:
-        with Runtime.load(base, device=record.device, dtype=record.dtype) as runtime:
+        loaded = Runtime.load(base, registry=registry, device=record.device, dtype=record.dtype)
+        with loaded as runtime:
+            runtime.compose(_composition(record))
             result = runtime.reproduce(record, on_step=on_step)
     finally:
         torch.set_num_threads(threads)
@@ -59,6 +68,16 @@ def replay(path: Path, *, on_step: OnStep | None = None) -> GenerationResult:
     if not is_equal:
         raise ReplayError(path, "came out different", _differences(record, result.record))
     return result
+
+
+def _composition(record: GenerationRecord) -> Composition:
+    """Return the recorded composition, every version by its digest."""
+    terms: list[Term] = []
+    for entry in record.composition:
+        named = parse_reference(entry["reference"])
+        reference = Reference(named.namespace, named.name, entry["digest"])
+        terms.append(Term(reference, components=entry["strengths"]))
+    return Composition(tuple(terms))
 
 
 def _differences(then: GenerationRecord, now: GenerationRecord) -> dict[str, tuple[object, object]]:

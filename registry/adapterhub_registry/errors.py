@@ -6,7 +6,8 @@
     ├── OutputError              a file cannot be written
     ├── InputError               a file that was named cannot be read
     ├── PickleRefusedError       a file holds pickled Python objects
-    ├── WeightsError             a file of weights is malformed or not understood
+    ├── WeightsError             a file of weights is malformed
+    │   └── UnknownKeysError     its keys are not understood
     ├── ArchitectureError        an adapter does not fit a base
     ├── PictureError             a preview is no picture, or too large
     ├── RecordError              a picture carries no readable record
@@ -279,3 +280,15 @@ class ArchitectureError(AdapterHubError):
         else:
             message = f'an adapter of architecture "{adapter}" does not fit a base of architecture "{base}"'
         super().__init__(message)
+
+
+class UnknownKeysError(WeightsError):
+    """Keys of a file belong to no layout or module that is known."""
+
+    code = "keys-unknown"
+
+    def __init__(self, path: Path, keys: Sequence[str]) -> None:
+        self.keys = sorted(keys)
+        shown = ", ".join(self.keys[:3]) or "none at all"
+        more = f" and {len(self.keys) - 3} more" if len(self.keys) > 3 else ""
+        super().__init__(path, f"nothing is known of the keys {shown}{more}")

@@ -1,0 +1,1 @@
+"""Adapters as tensors: what they add to which weights. Knows torch alone."""

@@ -1,0 +1,143 @@
+"""The fused plane: which parameters a composition changes, and by how much."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adapterhub.errors import TargetError
+from adapterhub.lora.weights import AdapterTensors, LowRank, Target
+from adapterhub.runtime.weight_bank import Delta
+
+
+@dataclass(frozen=True)
+class ActiveAdapter:
+    """One adapter of a composition, resolved to a version and read.
+
+    Attributes:
+        reference: `namespace/name@number`.
+        digest: The version's.
+        tensors: What it adds.
+        strengths: Its strength on each component.
+    """
+
+    reference: str
+    digest: str
+    tensors: AdapterTensors
+    strengths: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class AppliedAdapter:
+    """What the record of a picture says of one adapter.
+
+    Attributes:
+        reference: `namespace/name@number`.
+        digest: The version's.
+        strengths: Its strength on each component that it has.
+        targets: How many modules it changed; those at strength 0 are not counted.
+    """
+
+    reference: str
+    digest: str
+    strengths: Mapping[str, float]
+    targets: int
+
+
+class TargetIndex:
+    """Where the pipeline keeps the weight of each target; built once, so that composing walks no modules."""
+
+    def __init__(self, components: Mapping[str, nn.Module]) -> None:
+        self._parameters: dict[Target, str] = {}
+        self._shapes: dict[Target, tuple[int, ...]] = {}
+        for component, module in components.items():
+            for name, layer in module.named_modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d):
+                    # transformers 5 dropped the level `text_model` from one of the two encoders.
+                    is_short = component != "unet" and not name.startswith("text_model.")
+                    target = Target(component, f"text_model.{name}" if is_short else name)
+                    self._parameters[target] = f"{component}.{name}.weight"
+                    self._shapes[target] = tuple(layer.weight.shape)
+
+    def check(self, reference: str, tensors: AdapterTensors) -> None:
+        """Check that every layer of an adapter fits a module.
+
+        Raises:
+            TargetError: Modules are missing or have other shapes.
+        """
+        missing = [str(target) for target in tensors.layers if target not in self._shapes]
+        if missing:
+            raise TargetError(reference, missing, "it has no such modules")
+        wrong = [
+            f"{target} {layer.shape} on {self._shapes[target]}"
+            for target, layer in tensors.layers.items()
+            if _count(layer.shape) != _count(self._shapes[target])
+            or layer.shape[0] != self._shapes[target][0]
+        ]
+        if wrong:
+            raise TargetError(reference, wrong, "shapes differ")
+
+    def deltas(self, adapters: Sequence[ActiveAdapter], *, device: torch.device) -> dict[str, Delta]:
+        """Return, for each parameter that changes, the function that computes its whole delta."""
+        stacks: dict[Target, list[tuple[LowRank, float]]] = {}
+        for adapter in adapters:
+            for target, layer in adapter.tensors.layers.items():
+                strength = adapter.strengths[target.component]
+                if strength != 0:
+                    stacks.setdefault(target, []).append((layer, strength))
+        return {
+            self._parameters[target]: _stacked_delta(stack, self._shapes[target], device)
+            for target, stack in stacks.items()
+        }
+
+
+def applied(adapters: Sequence[ActiveAdapter]) -> list[dict[str, object]]:
+    """Return what was applied, for the record."""
+    return [
+        asdict(
+            AppliedAdapter(
+                reference=adapter.reference,
+                digest=adapter.digest,
+                strengths={
+                    component: adapter.strengths[component]
+                    for component in sorted({target.component for target in adapter.tensors.layers})
+                },
+                targets=sum(adapter.strengths[target.component] != 0 for target in adapter.tensors.layers),
+            )
+        )
+        for adapter in adapters
+    ]
+
+
+def text_encoder_digest(adapters: Sequence[ActiveAdapter]) -> str:
+    """Return a digest of what is composed into the text encoders; prompts are cached under it."""
+    terms = [
+        [adapter.digest, target.component, adapter.strengths[target.component]]
+        for adapter in adapters
+        for target in sorted(adapter.tensors.layers)
+        if target.component != "unet" and adapter.strengths[target.component] != 0
+    ]
+    return hashlib.sha256(json.dumps(terms).encode()).hexdigest()
+
+
+def _stacked_delta(
+    stack: Sequence[tuple[LowRank, float]], shape: tuple[int, ...], device: torch.device
+) -> Delta:
+    """Return a function that sums the deltas of one target: one float32 product of stacked factors."""
+
+    def delta() -> Tensor:
+        ups = [layer.up.flatten(1).to(device).float() * (layer.scale * strength) for layer, strength in stack]
+        downs = [layer.down.flatten(1).to(device).float() for layer, _ in stack]
+        return (torch.cat(ups, dim=1) @ torch.cat(downs, dim=0)).reshape(shape)
+
+    return delta
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
