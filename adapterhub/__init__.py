@@ -13,10 +13,15 @@ _EXPORTS = {
     "Base": "adapterhub.bases.find",
     "Composition": "adapterhub.runtime.composition",
     "GenerationRecord": "adapterhub_registry.record",
+    "Registry": "adapterhub_registry.store",
     "Runtime": "adapterhub.runtime.engine",
+    "TrainConfig": "adapterhub.training.config",
+    "Version": "adapterhub_registry.manifest",
     "find_base": "adapterhub.bases.find",
     "list_bases": "adapterhub.bases.find",
+    "read_adapter": "adapterhub.formats.read",
     "replay": "adapterhub.runtime.replay",
+    "train": "adapterhub.training.train",
 }
 
 __all__ = [
@@ -24,11 +29,16 @@ __all__ = [
     "Base",
     "Composition",
     "GenerationRecord",
+    "Registry",
     "Runtime",
+    "TrainConfig",
+    "Version",
     "__version__",
     "find_base",
     "list_bases",
+    "read_adapter",
     "replay",
+    "train",
 ]
 
 if TYPE_CHECKING:
@@ -36,10 +46,15 @@ if TYPE_CHECKING:
     from adapterhub.bases.find import find_base as find_base
     from adapterhub.bases.find import list_bases as list_bases
     from adapterhub.errors import AdapterHubError as AdapterHubError
+    from adapterhub.formats.read import read_adapter as read_adapter
     from adapterhub.runtime.composition import Composition as Composition
     from adapterhub.runtime.engine import Runtime as Runtime
     from adapterhub.runtime.replay import replay as replay
+    from adapterhub.training.config import TrainConfig as TrainConfig
+    from adapterhub.training.train import train as train
+    from adapterhub_registry.manifest import Version as Version
     from adapterhub_registry.record import GenerationRecord as GenerationRecord
+    from adapterhub_registry.store import Registry as Registry
 else:
     # Kept from the type checkers: a visible module __getattr__ makes every typo valid.
     def __getattr__(name: str) -> Any:

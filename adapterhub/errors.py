@@ -190,3 +190,50 @@ class TargetError(AdapterHubError):
         shown = ", ".join(self.targets[:3])
         more = f" and {len(self.targets) - 3} more" if len(self.targets) > 3 else ""
         super().__init__(f"{reference} does not fit this pipeline: {reason}: {shown}{more}")
+
+
+class ConfigError(AdapterHubError):
+    """A training config is wrong; all its problems are listed."""
+
+    code = "config-invalid"
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = list(problems)
+        super().__init__(f"{source} is not a valid training config: {'; '.join(self.problems)}")
+
+
+class DatasetError(AdapterHubError):
+    """A folder of pictures cannot be trained on; all its problems are listed."""
+
+    code = "dataset-invalid"
+
+    def __init__(self, folder: Path, problems: Sequence[str]) -> None:
+        self.folder = folder
+        self.problems = list(problems)
+        shown = "; ".join(self.problems[:5])
+        more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
+        super().__init__(f"{folder} cannot be trained on: {shown}{more}")
+
+
+class CheckpointError(AdapterHubError):
+    """A checkpoint is missing, damaged, or of another run."""
+
+    code = "checkpoint-unusable"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"cannot go on from {path}: {reason}")
+
+
+class TrainingError(AdapterHubError):
+    """Training went wrong: the loss is no number any more."""
+
+    code = "training-failed"
+
+    def __init__(self, name: str, step: int, reason: str) -> None:
+        self.name = name
+        self.step = step
+        self.reason = reason
+        super().__init__(f"training {name} failed at step {step}: {reason}")

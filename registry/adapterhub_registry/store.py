@@ -15,7 +15,7 @@ from adapterhub_registry.errors import (
     VersionConflictError,
 )
 from adapterhub_registry.files import link_file
-from adapterhub_registry.intake import describe_base, read_payload, read_preview
+from adapterhub_registry.intake import PreviewPicture, describe_base, read_payload, read_preview
 from adapterhub_registry.manifest import Manifest, PayloadFile, Version, decimal_text
 from adapterhub_registry.publication import (
     Adapter,
@@ -81,7 +81,7 @@ class Registry:
         licence: str = "",
         lineage: Mapping[str, str] | None = None,
         documents: Mapping[str, bytes] | None = None,
-        previews: Sequence[Path | str] = (),
+        previews: Sequence[Path | str | PreviewPicture] = (),
         message: str = "",
         title: str | None = None,
         description: str | None = None,
@@ -101,7 +101,7 @@ class Registry:
             licence: SPDX identifier, or words.
             lineage: Where it comes from; `operation` is `imported` if left out.
             documents: Files to keep beside the version, by name.
-            previews: PNG pictures of it.
+            previews: PNG pictures of it; prompt and seed are read from their records.
             message: What to say of this version.
             title: The adapter's name for people.
             description: A sentence.
@@ -119,7 +119,10 @@ class Registry:
         check_details(details)
         payload = read_payload(Path(path))
         architecture, identity = describe_base(base, payload)
-        pictures = [read_preview(Path(picture)) for picture in previews]
+        pictures = [
+            picture if isinstance(picture, PreviewPicture) else read_preview(Path(picture))
+            for picture in previews
+        ]
         words = tuple(word.strip() for word in trigger_words if word.strip())
         weight = "" if recommended_weight is None else decimal_text(recommended_weight)
 

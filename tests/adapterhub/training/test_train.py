@@ -1,0 +1,256 @@
+"""Training end to end: lineage, stock loading, resume to the byte."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from PIL import Image
+
+from adapterhub.errors import CheckpointError, TrainingError
+from adapterhub.runtime.engine import Runtime
+from adapterhub.training.config import AdapterConfig, TrainConfig
+from adapterhub.training.network import LoraNetwork
+from adapterhub.training.train import Progress, plan, train
+from adapterhub_registry.store import Registry
+
+Pictures = Callable[..., Path]
+MINI = Path(__file__).parents[3] / "adapterhub" / "bases" / "mini" / "weights"
+
+
+def config(folder: Path, **changes: object) -> TrainConfig:
+    adapter = AdapterConfig(
+        name="me/ink",
+        data=folder,
+        trigger_words=("inkwash",),
+        kind="style",
+        tags=("test",),
+        rank=4,
+        steps=6,
+        batch_size=2,
+        learning_rate=1e-3,
+        seed=3,
+    )
+    return TrainConfig(base="mini", adapters=(replace(adapter, **changes),), device="cpu")  # pyright: ignore[reportArgumentType]
+
+
+def weights_of(registry: Registry, name: str = "me/ink") -> bytes:
+    return registry.read(registry.resolve(name).files[0].sha256)
+
+
+def test_a_trained_version_carries_its_lineage(pictures: Pictures, home: Path) -> None:
+    registry = Registry(home)
+    folder = pictures()
+    seen: list[Progress] = []
+    prompts = ("inkwash blob 1", "a star")
+    (version,) = train(config(folder, validation_prompts=prompts), registry=registry, on_progress=seen.append)
+    assert (version.reference, version.architecture, version.trigger_words) == (
+        "me/ink@1",
+        "mini",
+        ("inkwash",),
+    )
+    assert version.base_identity == json.loads((MINI / "card.json").read_text())["identity"]
+    assert version.lineage["operation"] == "trained"
+    documents = {item.name: registry.read(item.sha256) for item in registry.documents(version)}
+    for name in ("config", "data", "run"):
+        digest = hashlib.sha256(documents[f"{name}.json"]).hexdigest()
+        assert version.lineage[name] == f"sha256:{digest}"
+    assert json.loads(documents["config.json"])["rank"] == 4
+    assert len(json.loads(documents["run.json"])["losses"]) == 6
+    assert [item["file"] for item in json.loads(documents["data.json"])["pictures"]][:2] == ["0.png", "1.png"]
+    adapter = registry.show("me/ink")
+    assert (adapter.kind, adapter.tags) == ("style", ("test",))
+    assert [(item.prompt, item.seed) for item in registry.previews(version)] == [
+        (prompts[0], 0),
+        (prompts[1], 1),
+    ]
+    assert [(item.step, item.steps) for item in seen] == [(n, 6) for n in range(1, 7)]
+    for private in (str(folder), str(home), "localhost"):
+        assert private.encode() not in weights_of(registry) + b"".join(documents.values())
+
+
+def test_the_same_training_again_gives_the_same_bytes_and_no_new_version(
+    pictures: Pictures, home: Path
+) -> None:
+    registry = Registry(home)
+    folder = pictures()
+    train(config(folder), registry=registry)
+    first = weights_of(registry)
+    (version,) = train(config(folder), registry=registry)
+    assert (version.number, weights_of(registry)) == (1, first)
+    (version,) = train(config(folder, seed=4), registry=registry)
+    assert version.number == 2
+    assert weights_of(registry) != first
+
+
+def test_adapters_do_not_depend_on_their_neighbours(pictures: Pictures, home: Path, tmp_path: Path) -> None:
+    folder = pictures()
+    (ink,) = config(folder).adapters
+    corgi = replace(ink, name="me/corgi")
+    together = Registry(home)
+    train(TrainConfig(base="mini", adapters=(corgi, ink), device="cpu"), registry=together)
+    alone = Registry(tmp_path / "alone")
+    train(config(folder), registry=alone)
+    assert weights_of(together) == weights_of(alone)
+    assert weights_of(together, "me/corgi") != weights_of(together)
+
+
+def test_trained_files_load_in_stock_diffusers_and_compose_the_same(pictures: Pictures, home: Path) -> None:
+    registry = Registry(home)
+    (version,) = train(config(pictures(), steps=10, learning_rate=5e-3, alpha=8.0), registry=registry)
+    stock = StableDiffusionXLPipeline.from_pretrained(MINI)
+    stock.set_progress_bar_config(disable=True)
+    stock.load_lora_weights(registry.directory(version))
+
+    def draw(pipeline: StableDiffusionXLPipeline) -> torch.Tensor:
+        generator = torch.Generator("cpu").manual_seed(1)
+        output = pipeline("inkwash blob", num_inference_steps=4, generator=generator, output_type="pt")
+        return output.images[0]
+
+    with Runtime.load("mini", registry=registry, device="cpu") as runtime:
+        base = draw(runtime.pipeline)
+        runtime.compose("me/ink")
+        composed = draw(runtime.pipeline)
+    assert (composed - draw(stock)).abs().max() <= 1e-4
+    assert (composed - base).abs().max() > 0.01
+
+
+def test_the_network_computes_what_peft_s_layers_compute() -> None:
+    unet = UNet2DConditionModel.from_pretrained(MINI / ".." / "weights", subfolder="unet")
+    unet.requires_grad_(False)
+    inputs = {
+        "sample": torch.randn(2, 4, 16, 16),
+        "timestep": torch.tensor([10, 700]),
+        "encoder_hidden_states": torch.randn(2, 77, 160),
+        "added_cond_kwargs": {"text_embeds": torch.randn(2, 96), "time_ids": torch.full((2, 6), 64.0)},
+    }
+    before = unet(**inputs).sample
+    network = LoraNetwork(unet, rank=4, alpha=2.0, seed=1, key="me/ink")
+    for parameter in network.parameters:
+        torch.nn.init.normal_(parameter, std=0.05)
+    with network:
+        ours = unet(**inputs).sample
+        ours.square().mean().backward()
+    assert torch.equal(unet(**inputs).sample, before)
+    layers = network.tensors().layers
+    unet.add_adapter(
+        peft.LoraConfig(r=4, lora_alpha=2, target_modules=[t.module for t in layers], init_lora_weights=False)
+    )
+    factors = {}
+    for target, layer in layers.items():
+        module = unet.get_submodule(target.module)
+        module.lora_A["default"].weight.data.copy_(layer.down)
+        module.lora_B["default"].weight.data.copy_(layer.up)
+        factors[target] = (module.lora_A["default"].weight, module.lora_B["default"].weight)
+    theirs = unet(**inputs).sample
+    theirs.square().mean().backward()
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    gradients = [pair[0].grad for pair in factors.values()] + [pair[1].grad for pair in factors.values()]
+    for parameter, gradient in zip(network.parameters, gradients, strict=True):
+        assert gradient is not None
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from adapterhub.training.config import TrainConfig
+from adapterhub.training.train import train
+from adapterhub_registry.store import Registry
+train(TrainConfig.from_toml(sys.argv[1]), registry=Registry(Path(sys.argv[2])), resume=sys.argv[3] or None)
+"""
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(pictures: Pictures, tmp_path: Path) -> None:
+    folder = pictures()
+    file = tmp_path / "config.toml"
+    file.write_text(
+        f'base = "mini"\ndevice = "cpu"\n[[adapters]]\nname = "me/ink"\ndata = "{folder}"\nsteps = 60\n'
+        "batch_size = 2\nrank = 4\nsave_every = 5\n"
+    )
+    whole = Registry(tmp_path / "whole")
+    train(TrainConfig.from_toml(file), registry=whole)
+
+    killed = Registry(tmp_path / "killed")
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, file, killed.home, ""], env=os.environ)
+    deadline = time.monotonic() + 120
+    while (
+        not list(killed.home.glob("runs/*/step-*")) and process.poll() is None and time.monotonic() < deadline
+    ):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert killed.list() == []
+    (item,) = plan(TrainConfig.from_toml(file), registry=killed, resume="latest")
+    assert 0 < item.resumes_at < 60
+    (version,) = train(TrainConfig.from_toml(file), registry=killed, resume=item.run)
+    assert version.digest == whole.resolve("me/ink").digest
+    assert weights_of(killed) == weights_of(whole)
+
+
+def test_a_checkpoint_of_another_config_or_a_damaged_one_is_refused(pictures: Pictures, home: Path) -> None:
+    registry = Registry(home)
+    folder = pictures()
+    train(config(folder, save_every=3), registry=registry)
+    (item,) = plan(config(folder, save_every=3), registry=registry)
+    with pytest.raises(CheckpointError, match="is the run me--ink-"):
+        plan(config(folder, seed=9), registry=registry, resume=item.run)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        plan(config(folder, seed=9), registry=registry, resume="latest")
+    (path,) = (home / "runs" / item.run).glob("step-*/state.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="tensors are damaged"):
+        plan(config(folder), registry=registry, resume="latest")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_registers_nothing(pictures: Pictures, home: Path) -> None:
+    registry = Registry(home)
+    with pytest.raises(TrainingError) as caught:
+        train(config(pictures(), learning_rate=1e30, steps=20), registry=registry)
+    assert caught.value.name == "me/ink"
+    assert registry.list() == []
+
+
+def test_a_plan_says_what_would_happen_and_writes_nothing(pictures: Pictures, home: Path) -> None:
+    registry = Registry(home)
+    folder = pictures(4)
+    (folder / "3.txt").write_text("no trigger here")
+    (item,) = plan(config(folder, steps=10), registry=registry)
+    assert (item.epochs, item.without_trigger, item.next_number, item.resumes_at) == (5.0, 1, 1, 0)
+    assert not (home / "runs").exists()
+
+
+def test_a_damaged_cache_is_made_again(pictures: Pictures, home: Path) -> None:
+    registry = Registry(home)
+    folder = pictures()
+    train(config(folder), registry=registry)
+    first = weights_of(registry)
+    for file in (home / "cache" / "encodings").rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:50])
+    (version,) = train(config(folder), registry=registry)
+    assert (version.number, weights_of(registry)) == (1, first)
+
+
+def test_a_changed_picture_is_not_taken_from_the_cache(pictures: Pictures, home: Path) -> None:
+    registry = Registry(home)
+    folder = pictures()
+    train(config(folder), registry=registry)
+    Image.new("RGB", (64, 64), "green").save(folder / "0.png")
+    (version,) = train(config(folder), registry=registry)
+    assert version.number == 2
