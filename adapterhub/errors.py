@@ -23,6 +23,7 @@ from adapterhub_registry.errors import AdapterNotFoundError as AdapterNotFoundEr
 from adapterhub_registry.errors import AliasMovedError as AliasMovedError
 from adapterhub_registry.errors import ArchitectureError as ArchitectureError
 from adapterhub_registry.errors import BlobMissingError as BlobMissingError
+from adapterhub_registry.errors import DatabaseError as DatabaseError
 from adapterhub_registry.errors import DigestMismatchError as DigestMismatchError
 from adapterhub_registry.errors import FieldError as FieldError
 from adapterhub_registry.errors import HomeError as HomeError

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from adapterhub_registry.errors import DatabaseError
+
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
@@ -17,11 +19,21 @@ BUSY_TIMEOUT_MS = 10_000
 
 
 class Database:
-    """One database file; safe to open from many processes at once."""
+    """One database file; safe to open from many processes at once.
+
+    Raises:
+        DatabaseError: The file cannot be read or written; so do `reading` and `writing`.
+    """
 
     def __init__(self, path: Path) -> None:
+        from sqlalchemy.exc import OperationalError
+
+        self._path = path
         self._engine = _engine(path)
-        self._migrate(path)
+        try:
+            self._migrate()
+        except OperationalError as exc:
+            raise DatabaseError(path, str(exc.orig)) from exc
 
     @contextmanager
     def reading(self) -> "Generator[Session]":
@@ -45,19 +57,23 @@ class Database:
 
     @contextmanager
     def _session(self, *, is_writing: bool) -> "Generator[Session]":
+        from sqlalchemy.exc import OperationalError
         from sqlmodel import Session
 
         engine = self._engine.execution_options(is_writing=is_writing)
-        with Session(engine, expire_on_commit=False) as session:
-            yield session
+        try:
+            with Session(engine, expire_on_commit=False) as session:
+                yield session
+        except OperationalError as exc:
+            raise DatabaseError(self._path, str(exc.orig)) from exc
 
-    def _migrate(self, path: Path) -> None:
+    def _migrate(self) -> None:
         if self._revision() == HEAD:
             return
         from alembic import command
         from alembic.config import Config
 
-        with FileLock(path.with_suffix(".lock")):
+        with FileLock(self._path.with_suffix(".lock")):
             if self._revision() == HEAD:
                 return
             config = Config()

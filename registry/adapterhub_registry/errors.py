@@ -4,6 +4,7 @@
     ├── MissingExtraError        an optional part is not installed
     ├── HomeError                the home directory cannot be used
     ├── OutputError              a file cannot be written
+    ├── DatabaseError            the database cannot be read or written
     ├── InputError               a file that was named cannot be read
     ├── PickleRefusedError       a file holds pickled Python objects
     ├── WeightsError             a file of weights is malformed
@@ -78,6 +79,19 @@ class OutputError(AdapterHubError):
         self.path = path
         self.reason = reason
         super().__init__(f"cannot write {path}: {reason}. Nothing was changed there")
+
+
+class DatabaseError(AdapterHubError):
+    """The database cannot be read or written; what was not committed did not happen."""
+
+    code = "database-failed"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"the database {path} cannot be used: {reason}. Is the disk full, or the file locked or damaged?"
+        )
 
 
 class PickleRefusedError(AdapterHubError):

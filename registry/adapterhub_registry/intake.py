@@ -1,12 +1,13 @@
 """What comes into the registry, checked before anything is written: weights, bases, previews."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from adapterhub_registry.blobs import DirectoryBlobs
 from adapterhub_registry.errors import (
     ArchitectureError,
     InputError,
@@ -15,7 +16,9 @@ from adapterhub_registry.errors import (
     RecordError,
     WeightsError,
 )
+from adapterhub_registry.manifest import PayloadFile
 from adapterhub_registry.probe import is_pickle, probe
+from adapterhub_registry.publication import StoredFile
 from adapterhub_registry.record import read_record
 
 SINGLE_FILE = "pytorch_lora_weights.safetensors"
@@ -120,3 +123,32 @@ def read_preview(path: Path) -> PreviewPicture:
     except RecordError:
         return PreviewPicture(path)
     return PreviewPicture(path, record.prompt, record.seed)
+
+
+def store_files(
+    blobs: DirectoryBlobs,
+    payload: Payload,
+    documents: Mapping[str, bytes],
+    previews: Sequence[PreviewPicture],
+) -> tuple[tuple[PayloadFile, ...], list[StoredFile], list[StoredFile]]:
+    """Write everything that was checked into the blob store; nothing is listed by that alone.
+
+    Returns:
+        The payload's files, the documents, and the previews.
+
+    Raises:
+        OutputError: The disk is full or cannot be written.
+    """
+    files: list[PayloadFile] = []
+    for name, path in sorted(payload.files.items()):
+        sha256, size = blobs.write_file(path)
+        files.append(PayloadFile(name, size, sha256))
+    beside: list[StoredFile] = []
+    for name, content in sorted(documents.items()):
+        sha256, size = blobs.write([content])
+        beside.append(StoredFile(name, sha256, size))
+    shown: list[StoredFile] = []
+    for number, picture in enumerate(previews, 1):
+        sha256, size = blobs.write_file(picture.path)
+        shown.append(StoredFile(f"preview-{number}.png", sha256, size, picture.prompt, picture.seed))
+    return tuple(files), beside, shown

@@ -10,13 +10,21 @@ from sqlmodel import Session, col, func, select
 from adapterhub_registry.blobs import DirectoryBlobs, digest_of
 from adapterhub_registry.database import Database
 from adapterhub_registry.errors import (
+    AdapterNotFoundError,
     AliasMovedError,
     FieldError,
+    RemoteError,
     VersionConflictError,
 )
 from adapterhub_registry.files import link_file
-from adapterhub_registry.intake import PreviewPicture, describe_base, read_payload, read_preview
-from adapterhub_registry.manifest import Manifest, PayloadFile, Version, decimal_text
+from adapterhub_registry.intake import (
+    PreviewPicture,
+    describe_base,
+    read_payload,
+    read_preview,
+    store_files,
+)
+from adapterhub_registry.manifest import Manifest, Version, decimal_text
 from adapterhub_registry.publication import (
     Adapter,
     Details,
@@ -25,7 +33,8 @@ from adapterhub_registry.publication import (
     StoredFile,
     check_details,
 )
-from adapterhub_registry.references import ALIAS, RESERVED_ALIASES, Reference, parse_reference
+from adapterhub_registry.references import ALIAS, NAME, RESERVED_ALIASES, Reference, parse_reference
+from adapterhub_registry.remotes import Remote, open_remote
 from adapterhub_registry.rows import (
     adapter_reference,
     current_user,
@@ -40,7 +49,8 @@ from adapterhub_registry.rows import (
     write_details,
 )
 from adapterhub_registry.settings import RegistrySettings, ensure_home
-from adapterhub_registry.tables import AdapterRow, AliasRow, DocumentRow, PreviewRow, VersionRow
+from adapterhub_registry.tables import AdapterRow, AliasRow, DocumentRow, PreviewRow, RemoteRow, VersionRow
+from adapterhub_registry.transfer import Transfer, pull, push
 
 
 class Anywhere(Enum):
@@ -126,20 +136,9 @@ class Registry:
         words = tuple(word.strip() for word in trigger_words if word.strip())
         weight = "" if recommended_weight is None else decimal_text(recommended_weight)
 
-        files: list[PayloadFile] = []
-        for file_name, file in sorted(payload.files.items()):
-            sha256, size = self.blobs.write_file(file)
-            files.append(PayloadFile(file_name, size, sha256))
-        stored: list[StoredFile] = []
-        for document, content in sorted((documents or {}).items()):
-            sha256, size = self.blobs.write([content])
-            stored.append(StoredFile(document, sha256, size))
-        shown: list[StoredFile] = []
-        for number, picture in enumerate(pictures, 1):
-            sha256, size = self.blobs.write_file(picture.path)
-            shown.append(StoredFile(f"preview-{number}.png", sha256, size, picture.prompt, picture.seed))
+        files, stored, shown = store_files(self.blobs, payload, documents or {}, pictures)
         manifest = Manifest(
-            files=tuple(files),
+            files=files,
             architecture=architecture,
             base_identity=identity,
             algorithm=payload.algorithm,
@@ -363,9 +362,90 @@ class Registry:
                 elif (found := digest_of(self.blobs.read(sha256))) != sha256:
                     yield version, path, f"damaged: expected sha256:{sha256}, found sha256:{found}"
 
+    def known_versions(self, name: str) -> "list[Version]":
+        """Return all versions of an adapter, oldest first; none if there is no such adapter."""
+        try:
+            return self.versions(name)
+        except AdapterNotFoundError:
+            return []
+
+    def remotes(self) -> dict[str, str]:
+        """Return the remotes: name to URL."""
+        with self._database.reading() as session:
+            rows = session.exec(select(RemoteRow).order_by(col(RemoteRow.name)))
+            return {row.name: row.url for row in rows}
+
+    def add_remote(self, name: str, url: str) -> None:
+        """Remember a remote, after opening it once; a remote of that name is replaced.
+
+        Raises:
+            FieldError: The name is malformed.
+            RemoteError: The URL cannot be used.
+        """
+        if not re.fullmatch(NAME, name):
+            raise FieldError("remote", name, "letters, digits, '.', '_' or '-', lower case")
+        open_remote(name, url)
+        with self._database.writing() as session:
+            session.merge(RemoteRow(name=name, url=url))
+            log_event(session, "remote-add", name, {"url": url})
+
+    def remove_remote(self, name: str) -> None:
+        """Forget a remote; nothing changes there.
+
+        Raises:
+            RemoteError: There is no remote of that name.
+        """
+        self._remote_url(name)
+        with self._database.writing() as session:
+            session.delete(session.get_one(RemoteRow, name))
+            log_event(session, "remote-remove", name, {})
+
+    def remote(self, name: str) -> Remote:
+        """Open a remote.
+
+        Raises:
+            RemoteError: There is no remote of that name, or it cannot be used now.
+        """
+        return open_remote(name, self._remote_url(name))
+
+    def push(
+        self,
+        reference: str,
+        *,
+        remote: str,
+        renumber: bool = False,
+        aliases: Sequence[str] = (),
+    ) -> Transfer:
+        """Push a version to a remote; see `adapterhub_registry.transfer.push`."""
+        return push(
+            self, self.resolve(reference), self.remote(remote), renumber=renumber, aliases=tuple(aliases)
+        )
+
+    def pull(self, reference: str, *, remote: str | None = None, rename: str | None = None) -> Transfer:
+        """Pull a version from a remote; see `adapterhub_registry.transfer.pull`.
+
+        Args:
+            reference: May name the remote itself: `team:acme/corgi@prod`.
+            remote: The remote's name, if the reference does not name it.
+            rename: Another name for the adapter here.
+        """
+        parsed = parse_reference(reference)
+        name = parsed.remote or remote
+        if not name:
+            raise RemoteError("", "none was named; write team:acme/corgi, or say which")
+        adapter = None if rename is None else adapter_reference(rename).adapter
+        return pull(self, parsed, self.remote(name), rename=adapter)
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+    def _remote_url(self, name: str) -> str:
+        known = self.remotes()
+        if name not in known:
+            listed = ", ".join(known) or "none yet; add one with: adapterhub remote add NAME URL"
+            raise RemoteError(name, f"there is no remote of that name; remotes: {listed}")
+        return known[name]
 
     def _version_id(self, session: Session, version: Version) -> int:
         reference = parse_reference(version.reference)
