@@ -14,6 +14,7 @@ from adapterhub_cli.output import data_options, print_rows, progress
 )
 @click.option("-n", "--negative", help="What to avoid.")
 @click.option("--base", default="mini", show_default=True, help="A name, a directory, or a hub id.")
+@click.option("--use", "uses", multiple=True, metavar="REF[:WEIGHT]", help="An adapter; repeat for more.")
 @click.option("--seed", type=int, help="Seed of the first picture; drawn if left out.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures of each prompt.")
 @click.option("--steps", type=int, default=30, show_default=True, help="Denoising steps.")
@@ -28,6 +29,7 @@ def generate(
     prompts: tuple[str, ...],
     negative: str | None,
     base: str,
+    uses: tuple[str, ...],
     seed: int | None,
     count: int,
     steps: int,
@@ -46,6 +48,7 @@ def generate(
     Examples:
       adapterhub generate -p "a red heart" --seed 7 --out heart.png
       adapterhub generate -p "a cat" -p "a rocket" --count 4
+      adapterhub generate -p "inkwash corgi" --use me/ink@prod:0.8 --use me/corgi
       adapterhub generate -p "a castle" --base ./my-sdxl --steps 40
     """
     from adapterhub.runtime.engine import Runtime
@@ -56,6 +59,7 @@ def generate(
     Settings.from_environment()  # an unusable home is said before the work, not after
     names = _file_names(prompts, count, out)
     with Runtime.load(base, device=device, dtype=dtype) as runtime:
+        runtime.compose(" + ".join(uses) or None)
         result = runtime.generate(
             prompts,
             negative_prompt=negative,

@@ -6,10 +6,22 @@ from collections.abc import Sequence
 
 import click
 
+from adapterhub_cli.add import add
+from adapterhub_cli.alias import alias
 from adapterhub_cli.bases import bases
 from adapterhub_cli.generate import generate
+from adapterhub_cli.inspect import inspect
+from adapterhub_cli.list import list_adapters
 from adapterhub_cli.output import say
+from adapterhub_cli.pull import pull
+from adapterhub_cli.push import push
+from adapterhub_cli.remote import remote
 from adapterhub_cli.replay import replay
+from adapterhub_cli.show import show
+from adapterhub_cli.tag import tag
+from adapterhub_cli.train import train
+from adapterhub_cli.verify import verify
+from adapterhub_cli.versions import versions
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,15 +33,18 @@ def cli(verbose: bool) -> None:
     \b
     Examples:
       adapterhub generate -p "a red heart" --seed 7
-      adapterhub replay picture.png
-      adapterhub bases list
+      adapterhub train styles.toml
+      adapterhub generate -p "inkwash corgi" --use me/ink:0.8 --use me/corgi
+      adapterhub push me/ink --to team
     """
     del verbose  # read in `main`, which stands outside of click
 
 
-cli.add_command(bases)
-cli.add_command(generate)
-cli.add_command(replay)
+for command in (
+    *(add, alias, bases, generate, inspect, list_adapters, pull, push),
+    *(remote, replay, show, tag, train, verify, versions),
+):
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_verbose = any(word in ("-v", "--verbose") for word in words)
     words = [word for word in words if word not in ("-v", "--verbose")]
     try:
-        cli.main(words, prog_name="adapterhub", standalone_mode=False)
+        code = cli.main(words, prog_name="adapterhub", standalone_mode=False)
     except click.ClickException as exc:
         exc.show()
         return exc.exit_code
@@ -52,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             say(_message(exc))
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _message(error: Exception) -> str:

@@ -63,3 +63,34 @@ def progress(label: str) -> Callable[[int, int], None]:
         click.echo(f"\r{label} [{filled:<30}] {done}/{total}{end}", nl=False, err=True)
 
     return draw
+
+
+def print_transfer(done: Any, *, where: str, as_json: bool, quiet: bool) -> None:
+    """Print what a push or a pull did."""
+    reference = f"{done.name}@{done.number}"
+    if not done.is_new:
+        say(f"nothing changed: {where} has this digest already as {reference}")
+    fields = {
+        "version": reference,
+        "digest": done.digest,
+        "files_sent": done.files_sent,
+        "bytes_sent": done.bytes_sent,
+    }
+    print_fields(fields, key="version", as_json=as_json, quiet=quiet)
+
+
+def training_progress() -> Callable[[Any], None]:
+    """Return a callback that draws a bar with loss and time left, if stderr is a terminal."""
+    is_terminal = sys.stderr.isatty()
+
+    def draw(state: Any) -> None:
+        if not is_terminal:
+            return
+        filled = "#" * round(24 * state.step / state.steps)
+        end = "\n" if state.step == state.steps else ""
+        text = f"loss {state.loss:.4f}  {state.seconds_left:5.0f} s left"
+        click.echo(
+            f"\r{state.name} [{filled:<24}] {state.step}/{state.steps}  {text}{end}", nl=False, err=True
+        )
+
+    return draw

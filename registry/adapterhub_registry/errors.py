@@ -278,7 +278,8 @@ class RemoteError(AdapterHubError):
     def __init__(self, remote: str, reason: str) -> None:
         self.remote = remote
         self.reason = reason
-        super().__init__(f'the remote "{remote}" cannot be used: {reason}')
+        named = f'the remote "{remote}"' if remote else "a remote"
+        super().__init__(f"{named} cannot be used: {reason}")
 
 
 class ArchitectureError(AdapterHubError):

@@ -52,6 +52,8 @@ from adapterhub_registry.settings import RegistrySettings, ensure_home
 from adapterhub_registry.tables import AdapterRow, AliasRow, DocumentRow, PreviewRow, RemoteRow, VersionRow
 from adapterhub_registry.transfer import Transfer, pull, push
 
+NO_REMOTES = "there is none yet; add one with: adapterhub remote add NAME URL"
+
 
 class Anywhere(Enum):
     """The value of `set_alias(expected=...)` that means: wherever it stands."""
@@ -400,6 +402,18 @@ class Registry:
             session.delete(session.get_one(RemoteRow, name))
             log_event(session, "remote-remove", name, {})
 
+    def only_remote(self) -> str:
+        """Return the name of the one remote there is.
+
+        Raises:
+            RemoteError: There is none, or there are several.
+        """
+        known = list(self.remotes())
+        if len(known) != 1:
+            listed = f"name one of {', '.join(known)}" if known else NO_REMOTES
+            raise RemoteError("", listed)
+        return known[0]
+
     def remote(self, name: str) -> Remote:
         """Open a remote.
 
@@ -443,8 +457,8 @@ class Registry:
     def _remote_url(self, name: str) -> str:
         known = self.remotes()
         if name not in known:
-            listed = ", ".join(known) or "none yet; add one with: adapterhub remote add NAME URL"
-            raise RemoteError(name, f"there is no remote of that name; remotes: {listed}")
+            listed = f"remotes: {', '.join(known)}" if known else NO_REMOTES
+            raise RemoteError(name, f"there is no remote of that name; {listed}")
         return known[name]
 
     def _version_id(self, session: Session, version: Version) -> int:
