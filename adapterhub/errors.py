@@ -238,3 +238,14 @@ class TrainingError(AdapterHubError):
         self.step = step
         self.reason = reason
         super().__init__(f"training {name} failed at step {step}: {reason}")
+
+
+class QuickstartError(AdapterHubError):
+    """The quickstart's directory cannot be used."""
+
+    code = "quickstart-refused"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"cannot run the quickstart in {path}: {reason}")

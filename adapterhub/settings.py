@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapterhub_registry.settings import RegistrySettings, ensure_home
+from adapterhub_registry.settings import RegistrySettings
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,6 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Read the environment and create the home directory.
-
-        Raises:
-            HomeError: The home directory cannot be created or written.
-        """
+        """Read the environment; nothing is created."""
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "on", "yes", "true"}
-        return cls(home=ensure_home(RegistrySettings.from_environment().home), is_offline=offline)
+        return cls(home=RegistrySettings.from_environment().home, is_offline=offline)

@@ -48,6 +48,8 @@ class Base:
     @cached_property
     def identity(self) -> str:
         """`sha256:` and the digest of its weights; slow at first for large bases, then remembered."""
+        if self.path in BUNDLED.values():
+            return self.card["identity"]  # the tests compare it with the weights
         return identity_of(self.weights, cache=self.home / "cache" / "base-identities.json")
 
     @property

@@ -52,11 +52,11 @@ def generate(
       adapterhub generate -p "a castle" --base ./my-sdxl --steps 40
     """
     from adapterhub.runtime.engine import Runtime
-    from adapterhub.settings import Settings
     from adapterhub_registry.files import write_atomically
     from adapterhub_registry.record import png_with_record
+    from adapterhub_registry.settings import RegistrySettings, ensure_home
 
-    Settings.from_environment()  # an unusable home is said before the work, not after
+    ensure_home(RegistrySettings.from_environment().home)  # said before the work, not after
     names = _file_names(prompts, count, out)
     with Runtime.load(base, device=device, dtype=dtype) as runtime:
         runtime.compose(" + ".join(uses) or None)

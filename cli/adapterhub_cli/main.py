@@ -15,6 +15,7 @@ from adapterhub_cli.list import list_adapters
 from adapterhub_cli.output import say
 from adapterhub_cli.pull import pull
 from adapterhub_cli.push import push
+from adapterhub_cli.quickstart import quickstart
 from adapterhub_cli.remote import remote
 from adapterhub_cli.replay import replay
 from adapterhub_cli.show import show
@@ -42,7 +43,7 @@ def cli(verbose: bool) -> None:
 
 for command in (
     *(add, alias, bases, generate, inspect, list_adapters, pull, push),
-    *(remote, replay, show, tag, train, verify, versions),
+    *(quickstart, remote, replay, show, tag, train, verify, versions),
 ):
     cli.add_command(command)
 

@@ -20,11 +20,11 @@ def replay(picture: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
       adapterhub replay heart.png --out again.png
     """
     from adapterhub.runtime.replay import replay as make_again
-    from adapterhub.settings import Settings
     from adapterhub_registry.files import write_atomically
     from adapterhub_registry.record import png_with_record
+    from adapterhub_registry.settings import RegistrySettings, ensure_home
 
-    Settings.from_environment()
+    ensure_home(RegistrySettings.from_environment().home)
     out = out or picture.with_suffix(f".replay{picture.suffix}")
     result = make_again(picture, on_step=progress("replay"))
     write_atomically(out, png_with_record(result.images[0], result.record))

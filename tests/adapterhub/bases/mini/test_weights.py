@@ -9,6 +9,7 @@ import torch
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
 from adapterhub.bases.find import WEIGHTED, find_base
+from adapterhub.bases.identity import identity_of
 from adapterhub.runtime.engine import Runtime
 
 BASE = Path(__file__).parents[4] / "adapterhub" / "bases" / "mini" / "weights"
@@ -24,9 +25,10 @@ def test_every_file_has_the_digest_that_the_card_records() -> None:
     assert found == CARD["files"]
 
 
-def test_the_card_names_the_identity_and_the_parameters() -> None:
+def test_the_card_names_the_identity_and_the_parameters(tmp_path: Path) -> None:
     base = find_base("mini")
-    assert base.identity == CARD["identity"]
+    weights = {part: base.weights[part] for part in WEIGHTED}
+    assert identity_of(weights, cache=tmp_path / "cache.json") == base.identity == CARD["identity"]
     pipeline = StableDiffusionXLPipeline.from_pretrained(BASE)
     counts = {part: sum(p.numel() for p in getattr(pipeline, part).parameters()) for part in WEIGHTED}
     assert {part: CARD["parameters"][part] for part in WEIGHTED} == counts

@@ -1,0 +1,109 @@
+"""Draw the quickstart's pictures from published packages; run once, and the result is committed.
+
+    python -m adapterhub.quickstart.recipe --work build/mini
+
+It needs npm, the package resvg-py (MPL-2.0, a wheel of the resvg renderer; used here alone), and the pictures
+that the base's recipe fetched into `--work`.
+"""
+
+import io
+import json
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+ICONS, VERSION = "@iconify-json/fluent-emoji-high-contrast", "1.2.6"
+SUBJECT, TRIGGER = "robot", "zork"
+STYLE_COUNT = 128
+# Their icons are kept out of training; benchmarks/quickstart.py draws them.
+BENCHMARK = (
+    *("anchor", "key", "bell", "rocket", "envelope", "cat face", "snowflake", "crown"),
+    *("crescent moon", "t-shirt", "spade suit", "musical note", "pencil", "magnet", "pizza", "umbrella"),
+)
+PEOPLE = re.compile(r"\b(man|men|woman|women|person|people|family|couple|kiss|button|keycap|clock|thirty)\b")
+HERE = Path(__file__).parent
+
+
+@click.command()
+@click.option("--work", type=click.Path(path_type=Path), default=Path("build/mini"), show_default=True)
+def main(work: Path) -> None:
+    """Write `pictures/style`, `pictures/subject` and `pictures/benchmark`."""
+    import numpy as np
+    from PIL import Image
+
+    from adapterhub.randomness import keyed_generator
+
+    table = json.loads((work / "pictures.json").read_text())
+    names: list[str] = table["names"]
+    held_out = set((HERE.parent / "bases" / "mini" / "recipe" / "held_out.txt").read_text().split("\n"))
+    icons = _icons(work)
+    eligible = [
+        name
+        for name in names
+        if _slug(name) in icons and name not in held_out and name not in BENCHMARK and not PEOPLE.search(name)
+    ]
+    chosen = [eligible[i] for i in keyed_generator(1, "quickstart-style").permutation(len(eligible))]
+    for folder, subjects in (("style", chosen[:STYLE_COUNT]), ("benchmark", BENCHMARK)):
+        for name in subjects:
+            _save(_draw(icons[_slug(name)]), folder, _slug(name), f"linework {name}")
+
+    with np.load(work / "pictures.npz") as arrays:
+        pixels = arrays["pixels"][names.index(SUBJECT)]
+    original = Image.fromarray(pixels)
+    for number in range(16):
+        random = keyed_generator(1, "quickstart-subject", number)
+        size = int(random.integers(54, 65)) if number else 64
+        place = [int(random.integers(0, 65 - size)) for _ in range(2)]
+        canvas = Image.new("RGB", (64, 64), "white")
+        canvas.paste(original.resize((size, size), Image.Resampling.LANCZOS), (place[0], place[1]))
+        _save(canvas, "subject", f"{TRIGGER}-{number:02}", TRIGGER)
+
+
+def _icons(work: Path) -> dict[str, str]:
+    """Fetch the icons by package name, and return slug to SVG body."""
+    folder = work / "packages"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(  # noqa: S603
+        ["npm", "pack", "--silent", f"{ICONS}@{VERSION}"],  # noqa: S607
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    with tarfile.open(folder / done.stdout.strip().splitlines()[-1]) as tar:
+        member = tar.extractfile("package/icons.json")
+        if member is None:
+            raise FileNotFoundError("package/icons.json")
+        return {name: icon["body"] for name, icon in json.load(member)["icons"].items()}
+
+
+def _draw(body: str) -> Any:
+    import resvg_py  # pyright: ignore[reportMissingImports]
+    from PIL import Image
+
+    black = body.replace("currentColor", "#000")
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">{black}</svg>'
+    data = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=256, height=256))
+    with Image.open(io.BytesIO(data)) as drawn:
+        icon = drawn.convert("RGBA")
+    white = Image.new("RGBA", icon.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, icon).convert("L").resize((64, 64), Image.Resampling.BOX)
+
+
+def _save(picture: Any, folder: str, stem: str, caption: str) -> None:
+    target = HERE / "pictures" / folder
+    target.mkdir(parents=True, exist_ok=True)
+    picture.save(target / f"{stem}.png", optimize=True)
+    (target / f"{stem}.txt").write_text(caption + "\n")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+
+
+if __name__ == "__main__":
+    main()
