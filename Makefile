@@ -6,16 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
-export MPLBACKEND := agg
 
 .PHONY: help quickstart check test test-all docs docs-check clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 
+# What users need, and then what developers need.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[sdxl]"
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[sdxl,server,dev]"
 	@touch $@
 
@@ -24,7 +28,7 @@ quickstart: $(VENV)/ready
 	$(BIN)/adapterhub generate -p "a red heart" --seed 7 --out quickstart/heart.png
 
 ## make check        lint, types, import contracts
-check: $(VENV)/ready
+check: $(VENV)/ready-dev
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/basedpyright --level error
@@ -38,13 +42,13 @@ test: check docs-check
 test-all: check docs-check
 	$(BIN)/python -m pytest -n 2 -m "not gpu and not network"
 
-docs-check: $(VENV)/ready
+docs-check: $(VENV)/ready-dev
 	$(BIN)/mkdocs build --strict --quiet
 
 ## make docs         serve the documentation on this machine
-docs: $(VENV)/ready
+docs: $(VENV)/ready-dev
 	$(BIN)/mkdocs serve
 
-## make clean        remove everything that make made
+## make clean        remove what make made, but for the recipe's work in build/
 clean:
-	rm -rf $(VENV) build dist site quickstart .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist site quickstart .pytest_cache .ruff_cache

@@ -60,7 +60,12 @@ else:
     def __getattr__(name: str) -> Any:
         if name not in _EXPORTS:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_EXPORTS[name]), name)
+        try:
+            return getattr(import_module(_EXPORTS[name]), name)
+        except ModuleNotFoundError as exc:
+            from adapterhub.errors import missing_extra
+
+            raise missing_extra(exc) or exc from exc
 
     def __dir__() -> list[str]:
         return __all__

@@ -40,6 +40,7 @@ from adapterhub_registry.errors import UnknownKeysError as UnknownKeysError
 from adapterhub_registry.errors import VersionConflictError as VersionConflictError
 from adapterhub_registry.errors import VersionNotFoundError as VersionNotFoundError
 from adapterhub_registry.errors import WeightsError as WeightsError
+from adapterhub_registry.errors import missing_extra as missing_extra
 
 
 class BaseNotFoundError(AdapterHubError):

@@ -11,9 +11,9 @@ from adapterhub.bases.identity import architecture_of, identity_of
 from adapterhub.errors import (
     BaseNotFoundError,
     MissingComponentError,
-    MissingExtraError,
     NotAPipelineError,
     PickleRefusedError,
+    missing_extra,
 )
 from adapterhub.settings import Settings
 
@@ -171,7 +171,7 @@ def _hub_directory(name: str, settings: Settings) -> Path:
     try:
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     except ModuleNotFoundError as exc:
-        raise MissingExtraError("sdxl", exc.name or "diffusers") from exc
+        raise missing_extra(exc) or exc from exc
     try:
         folder = DiffusionPipeline.download(
             name, use_safetensors=True, local_files_only=settings.is_offline, trust_remote_code=False

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapterhub.errors import OutputError
+from adapterhub.errors import OutputError, missing_extra
 from adapterhub_registry.files import make_directory, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -90,9 +90,11 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
 
 
 def _hash_weights(weights: Mapping[str, Sequence[Path]]) -> str:
-    import torch
-    from safetensors import safe_open
-
+    try:
+        import torch
+        from safetensors import safe_open
+    except ModuleNotFoundError as exc:
+        raise missing_extra(exc) or exc from exc
     digest = hashlib.sha256()
     for component in sorted(weights):
         location = {name: file for file in weights[component] for name in read_safetensors_header(file)}

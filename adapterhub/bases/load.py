@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 from adapterhub.bases.find import Base
-from adapterhub.errors import BaseLoadError, DeviceError, MissingExtraError
+from adapterhub.errors import BaseLoadError, DeviceError
 
 if TYPE_CHECKING:
-    import torch
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -24,18 +25,13 @@ def load_pipeline(base: Base, *, device: str, dtype: str) -> "StableDiffusionXLP
 
     Raises:
         BaseLoadError: The files are there, and diffusers or transformers cannot load them.
-        MissingExtraError: torch or diffusers is not installed.
     """
-    try:
-        import torch
-        from safetensors import SafetensorError
+    from safetensors import SafetensorError
 
-        with _quiet_libraries():
-            from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
-                StableDiffusionXLPipeline,
-            )
-    except ModuleNotFoundError as exc:
-        raise MissingExtraError("sdxl", exc.name or "torch") from exc
+    with _quiet_libraries():
+        from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
+            StableDiffusionXLPipeline,
+        )
     try:
         with _quiet_libraries():
             pipeline = StableDiffusionXLPipeline.from_pretrained(
@@ -59,10 +55,6 @@ def choose_device(device: str | None = None, dtype: str | None = None) -> tuple[
     Raises:
         DeviceError: The device is not available, or a name is unknown.
     """
-    try:
-        import torch
-    except ModuleNotFoundError as exc:
-        raise MissingExtraError("sdxl", exc.name or "torch") from exc
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

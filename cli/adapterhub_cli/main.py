@@ -72,8 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _message(error: Exception) -> str:
-    from adapterhub_registry.errors import AdapterHubError
+    from adapterhub_registry.errors import AdapterHubError, missing_extra
 
+    if isinstance(error, ModuleNotFoundError):
+        error = missing_extra(error) or error
     if isinstance(error, AdapterHubError):
         return f"error: {error}."
     name = type(error).__name__

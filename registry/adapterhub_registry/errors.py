@@ -31,6 +31,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
+EXTRAS = {
+    "sdxl": ("torch", "diffusers", "peft", "accelerate", "transformers", "numpy"),
+    "server": ("starlette", "uvicorn"),
+}
+"""What each optional part of the distribution brings."""
+
 
 class AdapterHubError(Exception):
     """Base of every error that AdapterHub raises on purpose.
@@ -54,6 +60,13 @@ class MissingExtraError(AdapterHubError):
             f'this needs the Python package "{module}", which is not installed. '
             f'Install it with: pip install "adapterhub[{extra}]"'
         )
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """Return the error to show when a module of an optional part is missing; None for other modules."""
+    module = (error.name or "").split(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
+    return None if extra is None else MissingExtraError(extra, module)
 
 
 class HomeError(AdapterHubError):
