@@ -1,6 +1,7 @@
 """Make a picture again from its own record, and say what differs if that fails."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,29 @@ from PIL import Image, ImageChops
 from adapterhub.bases.find import find_base
 from adapterhub.errors import ReplayError
 from adapterhub.runtime.composition import Composition, Term
-from adapterhub.runtime.engine import GenerationResult, OnStep, Runtime
+from adapterhub.runtime.engine import OnStep, Runtime
 from adapterhub_registry.record import GenerationRecord, read_record
 from adapterhub_registry.references import Reference, parse_reference
 from adapterhub_registry.store import Registry
 
 
-def replay(
-    path: Path, *, registry: Registry | None = None, on_step: OnStep | None = None
-) -> GenerationResult:
+@dataclass(frozen=True)
+class ReplayResult:
+    """A picture that was made again.
+
+    Attributes:
+        image: The picture.
+        record: Its record, as it is here.
+        differences: What differs from the first record although no pixel does, for example the version of a
+            library: name to (then, now).
+    """
+
+    image: Image.Image
+    record: GenerationRecord
+    differences: Mapping[str, tuple[object, object]]
+
+
+def replay(path: Path, *, registry: Registry | None = None, on_step: OnStep | None = None) -> ReplayResult:
     """Make the picture at `path` again.
 
     Base, adapters, dtype, threads, batch shape and row are taken from the record.
@@ -29,7 +44,7 @@ def replay(
         on_step: Called after each denoising step with (steps done, steps).
 
     Returns:
-        The picture, equal to the one at `path` in every pixel, and its record.
+        The picture, equal to the one at `path` in every pixel, and what differs here all the same.
 
     Raises:
         RecordError: The file carries no readable record.
@@ -65,9 +80,10 @@ def replay(
         torch.set_num_threads(threads)
     with Image.open(path) as original:
         is_equal = ImageChops.difference(original.convert("RGB"), result.images[0]).getbbox() is None
+    differences = _differences(record, result.record)
     if not is_equal:
-        raise ReplayError(path, "came out different", _differences(record, result.record))
-    return result
+        raise ReplayError(path, "came out different", differences)
+    return ReplayResult(result.images[0], result.record, differences)
 
 
 def _composition(record: GenerationRecord) -> Composition:

@@ -27,8 +27,10 @@ def replay(picture: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
     ensure_home(RegistrySettings.from_environment().home)
     out = out or picture.with_suffix(f".replay{picture.suffix}")
     result = make_again(picture, on_step=progress("replay"))
-    write_atomically(out, png_with_record(result.images[0], result.record))
+    write_atomically(out, png_with_record(result.image, result.record))
     say("every pixel is the same")
+    for setting, (then, now) in result.differences.items():
+        say(f"although {setting} was {then} then and is {now} now")
     print_fields(
         {"file": str(out), "seed": result.record.seed, "prompt": result.record.prompt},
         key="file",

@@ -14,6 +14,8 @@ CONTRACTS = [
     ("registry/adapterhub_registry/planted.py", "import adapterhub.errors", "cli -> adapterhub -> registry"),
     ("adapterhub/planted.py", "import adapterhub_cli.output", "cli -> adapterhub -> registry"),
     ("adapterhub/bases/planted.py", "import adapterhub.runtime.engine", "layers inside adapterhub"),
+    ("adapterhub/training/planted.py", "import adapterhub.runtime.engine", "layers inside adapterhub"),
+    ("adapterhub/lora/planted.py", "import adapterhub.formats.read", "layers inside adapterhub"),
     ("adapterhub/planted.py", "import adapterhub.errors", None),
     (
         "adapterhub/runtime/planted.py",

@@ -307,12 +307,15 @@ def test_a_full_disk_adds_nothing(home: Path, weights: Weights, limit: int, erro
     assert list(home.glob("staging/*")) == []
 
 
-def test_many_processes_number_versions_without_gap_or_repeat(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("workers", "each"), [(4, 10), pytest.param(16, 25, marks=pytest.mark.long)])
+def test_many_processes_number_versions_without_gap_or_repeat(
+    home: Path, tmp_path: Path, workers: int, each: int
+) -> None:
     program = (
         "import sys; from pathlib import Path; from adapterhub_registry.store import Registry\n"
         "from tests.registry.conftest import weights_bytes\n"
         "registry = Registry(Path(sys.argv[1])); worker = int(sys.argv[2]); path = Path(sys.argv[3])\n"
-        "for item in range(10):\n"
+        f"for item in range({each}):\n"
         "    path.write_bytes(weights_bytes(item, metadata={'worker': str(worker)}))\n"
         "    registry.add(path, name='me/ink')\n"
     )
@@ -322,14 +325,14 @@ def test_many_processes_number_versions_without_gap_or_repeat(home: Path, tmp_pa
         command = [sys.executable, "-c", program, home, str(worker), tmp_path / f"{worker}.safetensors"]
         subprocess.run(command, check=True, cwd=root)
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(4)))  # the database is created in the race too
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, range(workers)))  # the database is created in the race too
     registry = Registry(home)
-    assert [version.number for version in registry.versions("me/ink")] == list(range(1, 41))
+    assert [version.number for version in registry.versions("me/ink")] == list(range(1, workers * each + 1))
     assert list(registry.verify()) == []
     with sqlite3.connect(home / "registry.db") as connection:
         (events,) = connection.execute("select count(*) from event where action = 'publish'").fetchone()
-    assert events == 40
+    assert events == workers * each
 
 
 def test_the_tables_are_those_of_the_migrations(home: Path) -> None:

@@ -114,8 +114,9 @@ def test_a_number_that_another_digest_has_taken_is_a_conflict(
     assert (got.name, got.number, got.digest) == ("us/ink", 1, first.digest)
 
 
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.long)])
 def test_one_flipped_byte_in_the_remote_is_refused_with_both_digests(
-    ours: Registry, theirs: Registry, share: Path, weights: Weights
+    ours: Registry, theirs: Registry, share: Path, weights: Weights, count: int
 ) -> None:
     import hashlib
 
@@ -125,7 +126,7 @@ def test_one_flipped_byte_in_the_remote_is_refused_with_both_digests(
     path = next(share.glob(f"blobs/sha256/*/*/{sha256}"))
     good = path.read_bytes()
     path.chmod(0o644)
-    for offset in range(0, len(good), max(len(good) // 40, 1)):
+    for offset in range(0, len(good), max(len(good) // count, 1)):
         bad = bytearray(good)
         bad[offset] ^= 0x40
         path.write_bytes(bad)

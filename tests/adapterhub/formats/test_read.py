@@ -173,20 +173,32 @@ def test_pickle_and_missing_files_are_refused(tmp_path: Path) -> None:
         read_adapter(tmp_path / "missing.safetensors")
 
 
-@settings(max_examples=200, deadline=None)
-@given(data=st.data())
-def test_a_damaged_file_is_refused_with_our_error_or_read(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def check_a_damaged_file(data: st.DataObject, path: Path) -> None:
+    """Damage a good file, and read it: it is read, or refused with our error."""
     down, up = factors(0)
-    module = next(iter(MODULES))
-    layers = {Target("unet", module): LowRank(down, up, 1.0, "alpha")}
+    layers = {Target("unet", next(iter(MODULES))): LowRank(down, up, 1.0, "alpha")}
     good = bytearray(diffusers_bytes(AdapterTensors(layers)))
     for _ in range(data.draw(st.integers(1, 4))):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
     path.write_bytes(bytes(good[: data.draw(st.integers(0, len(good)))]))
     try:
         read_adapter(path)
     except (WeightsError, PickleRefusedError) as error:
         assert error.path == path
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_refused_or_read(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    check_a_damaged_file(data, tmp_path_factory.mktemp("fuzz") / "x.safetensors")
+
+
+@pytest.mark.long
+@settings(max_examples=5000, deadline=None)
+@given(data=st.data())
+def test_many_damaged_files_are_refused_or_read(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    check_a_damaged_file(data, tmp_path_factory.getbasetemp() / "fuzz.safetensors")

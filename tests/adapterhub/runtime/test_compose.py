@@ -184,7 +184,7 @@ def test_the_record_names_what_was_applied_and_replay_makes_the_same_bytes(
     assert words["targets"] == 0
     assert result.record.plane == "fused"
     again = replay(path, registry=registry)
-    assert png_with_record(again.images[0], again.record) == path.read_bytes()
+    assert png_with_record(again.image, again.record) == path.read_bytes()
 
 
 def test_prompts_are_encoded_anew_when_the_text_encoders_change(runtime: Runtime) -> None:

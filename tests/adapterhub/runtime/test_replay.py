@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from adapterhub.errors import RecordError, ReplayError
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.replay import replay
+from adapterhub_cli.main import main
 from adapterhub_registry.record import png_with_record, read_record
 
 
@@ -65,11 +67,25 @@ def test_what_differs_is_named(mini_runtime: Runtime, tmp_path: Path) -> None:
     altered.putpixel((0, 0), (1, 2, 3))
     record = read_record(path)
     other = {**record.versions, "torch": "1.0"}
-    path.write_bytes(png_with_record(altered, type(record)(**{**vars(record), "versions": other})))
+    path.write_bytes(png_with_record(altered, replace(record, versions=other)))
     with pytest.raises(ReplayError) as caught:
         replay(path)
     assert caught.value.differences == {"versions.torch": ("1.0", torch.__version__)}
     assert "versions.torch: 1.0 then" in str(caught.value)
+
+
+def test_a_difference_that_changes_no_pixel_is_told(
+    mini_runtime: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = mini_runtime.generate("a star", seed=1, steps=2)
+    record = result.record
+    record = replace(record, versions={**record.versions, "torch": "1.0"})
+    path = tmp_path / "star.png"
+    path.write_bytes(png_with_record(result.images[0], record))
+    made = replay(path)
+    assert made.differences == {"versions.torch": ("1.0", torch.__version__)}
+    assert main(["replay", str(path)]) == 0
+    assert f"versions.torch was 1.0 then and is {torch.__version__} now" in capsys.readouterr().err
 
 
 def test_a_changed_base_is_named(mini_copy: Callable[[], Path], tmp_path: Path) -> None:
