@@ -3,13 +3,13 @@
 import hashlib
 import json
 import logging
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from adapterhub.errors import OutputError, missing_extra
 from adapterhub_registry.files import make_directory, write_atomically
+from adapterhub_registry.probe import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,7 @@ def architecture_of(path: Path, weights: Mapping[str, Sequence[Path]]) -> str:
         weights: The safetensors files of each component; only headers are read.
     """
     shapes = {
-        name: tuple(entry["shape"])
-        for file in weights["unet"]
-        for name, entry in read_safetensors_header(file).items()
+        name: info.shape for file in weights["unet"] for name, info in read_header(file).tensors.items()
     }
     encoders = [
         json.loads((path / component / "config.json").read_text())
@@ -80,15 +78,6 @@ def identity_of(weights: Mapping[str, Sequence[Path]], *, cache: Path) -> str:
     return known[key]
 
 
-def read_safetensors_header(path: Path) -> dict[str, Any]:
-    """Return the header of a safetensors file without `__metadata__`: name to dtype, shape, offsets."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return header
-
-
 def _hash_weights(weights: Mapping[str, Sequence[Path]]) -> str:
     try:
         import torch
@@ -97,7 +86,7 @@ def _hash_weights(weights: Mapping[str, Sequence[Path]]) -> str:
         raise missing_extra(exc) or exc from exc
     digest = hashlib.sha256()
     for component in sorted(weights):
-        location = {name: file for file in weights[component] for name in read_safetensors_header(file)}
+        location = {name: file for file in weights[component] for name in read_header(file).tensors}
         opened = {file: safe_open(file, framework="pt") for file in weights[component]}
         for name in sorted(location):
             tensor = opened[location[name]].get_tensor(name)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -74,7 +75,7 @@ class TargetIndex:
         wrong = [
             f"{target} {layer.shape} on {self._shapes[target]}"
             for target, layer in tensors.layers.items()
-            if _count(layer.shape) != _count(self._shapes[target])
+            if math.prod(layer.shape) != math.prod(self._shapes[target])
             or layer.shape[0] != self._shapes[target][0]
         ]
         if wrong:
@@ -134,10 +135,3 @@ def _stacked_delta(
         return (torch.cat(ups, dim=1) @ torch.cat(downs, dim=0)).reshape(shape)
 
     return delta
-
-
-def _count(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count

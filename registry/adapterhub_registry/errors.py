@@ -161,7 +161,7 @@ class WeightsError(AdapterHubError):
     def __init__(self, path: Path, reason: str) -> None:
         self.path = path
         self.reason = reason
-        super().__init__(f"{path} holds no adapter that can be read: {reason}")
+        super().__init__(f"{path} holds no weights that can be read: {reason}")
 
 
 class PictureError(AdapterHubError):

@@ -1,6 +1,7 @@
 """What a file of weights is, from its header alone: no tensor is read, and nothing is executed."""
 
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -154,9 +155,6 @@ def probe(path: Path) -> Probe:
         raise WeightsError(path, f"no key belongs to a LoRA; its first keys: {shown}")
     downs = {name: header.tensors[name] for name, key in known.items() if key.part == "down"}
     plain = "locon" if any(len(info.shape) == 4 for info in downs.values()) else "lora"
-    parameters = 0
-    for info in header.tensors.values():
-        parameters += _count(info.shape)
     return Probe(
         layouts=tuple(sorted({key.layout for key in known.values()})),
         algorithm="+".join(sorted(marks)) or plain,
@@ -165,7 +163,7 @@ def probe(path: Path) -> Probe:
         modules=len({(key.component, key.module) for key in known.values()}),
         ranks=tuple(sorted({info.shape[0] for info in downs.values() if info.shape})),
         dtypes=tuple(sorted({info.dtype for info in header.tensors.values()})),
-        parameters=parameters,
+        parameters=sum(math.prod(info.shape) for info in header.tensors.values()),
         metadata=header.metadata,
         unknown=tuple(sorted(name for name, key in keys.items() if key is None)),
     )
@@ -247,7 +245,7 @@ def _tensor_info(entry: Any) -> TensorInfo:
     whole = [*shape, start, end]
     if not all(type(number) is int and number >= 0 for number in whole):
         raise ValueError("a shape or an offset is no natural number")
-    if dtype in DTYPE_BYTES and _count(shape) * DTYPE_BYTES[dtype] != end - start:
+    if dtype in DTYPE_BYTES and math.prod(shape) * DTYPE_BYTES[dtype] != end - start:
         raise ValueError("a tensor's bytes do not fit its shape")
     return TensorInfo(dtype, tuple(shape), start, end)
 
@@ -260,13 +258,6 @@ def _check_offsets(tensors: "Sequence[TensorInfo] | Any", size: int) -> None:
         position = info.end
     if position != size:
         raise ValueError(f"tensors end at byte {position} of {size}")
-
-
-def _count(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
 
 
 def _architecture(downs: Mapping[Key, TensorInfo]) -> str:

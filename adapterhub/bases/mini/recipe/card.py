@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import math
 import platform
 from pathlib import Path
 
 from adapterhub.bases.find import WEIGHTED, find_base
-from adapterhub.bases.identity import read_safetensors_header
 from adapterhub.bases.mini.recipe.config import Recipe
 from adapterhub.bases.mini.recipe.pictures import held_out_names
+from adapterhub_registry.probe import read_header
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 
@@ -18,7 +19,14 @@ def write_card(recipe: Recipe, work: Path) -> None:
     target = work / "weights"
     base = find_base(target)
     figures = json.loads((work / "figures.json").read_text())
-    parameters = {part: _parameter_count(base.weights[part]) for part in WEIGHTED}
+    parameters = {
+        part: sum(
+            math.prod(info.shape)
+            for file in base.weights[part]
+            for info in read_header(file).tensors.values()
+        )
+        for part in WEIGHTED
+    }
     parameters["all"] = sum(parameters.values())
     seconds = json.loads((work / "seconds.json").read_text())
     hardware = f"{recipe.threads} threads of a {_processor()}, torch on the CPU"
@@ -58,17 +66,6 @@ def write_card(recipe: Recipe, work: Path) -> None:
         cost=f"On {hardware}, sharing the machine with other work: {minutes}.",
     )
     (target / "CARD.md").write_text(text)
-
-
-def _parameter_count(files: tuple[Path, ...]) -> int:
-    total = 0
-    for file in files:
-        for entry in read_safetensors_header(file).values():
-            size = 1
-            for side in entry["shape"]:
-                size *= side
-            total += size
-    return total
 
 
 def _processor() -> str:
