@@ -29,7 +29,7 @@ def write_card(recipe: Recipe, work: Path) -> None:
     }
     parameters["all"] = sum(parameters.values())
     seconds = json.loads((work / "seconds.json").read_text())
-    hardware = f"{recipe.threads} threads of a {_processor()}, torch on the CPU"
+    hardware = f"{recipe.threads} cores of an {_processor()} machine, torch on the CPU"
     card = {
         "name": "mini",
         "edition": recipe.edition,

@@ -1,7 +1,6 @@
 """Stage `evaluate`: how often a caption draws its own picture, and how well the VAE reconstructs."""
 
 import json
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +44,6 @@ def evaluate_base(recipe: Recipe, work: Path) -> None:
         "held-out pictures": len(held_out.names),
         "VAE PSNR dB": round(psnr(load_vae(recipe, work), to_tensor(held_out.pixels)), 2),
         "VAE PSNR dB by a white picture": round(_white_psnr(held_out.pixels), 2),
-        "evaluation memory MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     (work / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     shown = list(zip(images, prompts, strict=True))[:64]
