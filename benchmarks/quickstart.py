@@ -19,7 +19,7 @@ from adapterhub.bases.mini.recipe.config import read_recipe
 from adapterhub.bases.mini.recipe.evaluate import feature
 from adapterhub.bases.mini.recipe.pictures import load_pictures, prepare_pictures, split_pictures
 from adapterhub.quickstart.loop import COLUMNS, STYLE, SUBJECT
-from adapterhub.quickstart.recipe import BENCHMARK, TRIGGER
+from adapterhub.quickstart.recipe import BENCHMARK, STYLE_TRIGGER, TRIGGER
 from adapterhub.quickstart.recipe import SUBJECT as SUBJECT_NAME
 from adapterhub.runtime.engine import Runtime
 from adapterhub_registry.store import Registry
@@ -88,8 +88,8 @@ def main(home: Path, work: Path, out: Path | None) -> None:
             runtime.compose(composition)
             pictures[label] = as_array(runtime.generate(prompts, seed=seed, steps=STEPS).images)
 
-        styled = [f"linework {name}" for name in BENCHMARK]
-        trigger = [TRIGGER] * 16
+        styled = [f"{name}, {STYLE_TRIGGER}" for name in BENCHMARK]
+        trigger = [f"{TRIGGER}, {STYLE_TRIGGER}"] * 16
         draw("style, base", None, styled, 100)
         draw("style", STYLE, styled, 100)
         draw("others, base", None, list(BENCHMARK), 200)

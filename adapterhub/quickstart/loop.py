@@ -21,14 +21,14 @@ from adapterhub_registry.store import Registry
 
 CONFIG = Path(__file__).with_name("config.toml")
 MARKER = "quickstart.json"
-STYLE, SUBJECT = "quickstart/linework", "quickstart/zork"
+STYLE, SUBJECT = "quickstart/stencil", "quickstart/zork"
 COLUMNS = {
     "base": None,
     "style": f"{STYLE}@demo",
     "subject": f"{SUBJECT}@demo",
     "style + subject": f"{STYLE}@demo:0.8 + {SUBJECT}@demo",
 }
-ROWS = ("linework rocket", "linework cat face", "linework pizza", "linework zork", "zork")
+ROWS = ("rocket, stencil", "cat face, stencil", "pizza, stencil", "zork, stencil", "zork")
 SEED = 7
 STEPS = 25
 
@@ -130,7 +130,8 @@ def run_quickstart(
             folder = out / "pictures" / label.replace(" ", "")
             make_directory(folder)
             for prompt, picture, record in zip(ROWS, result.images, result.records, strict=True):
-                write_atomically(folder / f"{prompt.replace(' ', '-')}.png", png_with_record(picture, record))
+                name = prompt.replace(",", "").replace(" ", "-")
+                write_atomically(folder / f"{name}.png", png_with_record(picture, record))
     sheet = contact_sheet(
         [list(row) for row in zip(*columns, strict=True)], column_labels=list(COLUMNS), row_labels=ROWS
     )

@@ -17,7 +17,9 @@ from typing import Any
 import click
 
 ICONS, VERSION = "@iconify-json/fluent-emoji-high-contrast", "1.2.6"
-SUBJECT, TRIGGER = "robot", "zork"
+SUBJECT, TRIGGER = "crab", "zork"
+# Behind the name and unlike any emoji word: the base draws "rocket, stencil" as it draws "rocket".
+STYLE_TRIGGER = "stencil"
 STYLE_COUNT = 128
 # Their icons are kept out of training; benchmarks/quickstart.py draws them.
 BENCHMARK = (
@@ -49,7 +51,7 @@ def main(work: Path) -> None:
     chosen = [eligible[i] for i in keyed_generator(1, "quickstart-style").permutation(len(eligible))]
     for folder, subjects in (("style", chosen[:STYLE_COUNT]), ("benchmark", BENCHMARK)):
         for name in subjects:
-            _save(_draw(icons[_slug(name)]), folder, _slug(name), f"linework {name}")
+            _save(_draw(icons[_slug(name)]), folder, _slug(name), f"{name}, {STYLE_TRIGGER}")
 
     with np.load(work / "pictures.npz") as arrays:
         pixels = arrays["pixels"][names.index(SUBJECT)]

@@ -27,7 +27,7 @@ def test_the_loop_trains_pushes_pulls_composes_and_draws(tmp_path: Path, home: P
     out = tmp_path / "out"
     result = run_quickstart(out, config=short())
     assert [(item.version.reference, item.kind) for item in result.trained] == [
-        ("quickstart/linework@1", "style"),
+        ("quickstart/stencil@1", "style"),
         ("quickstart/zork@1", "subject"),
     ]
     pulled, pushed = Registry(result.home), Registry(out / "home")
