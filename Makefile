@@ -23,9 +23,9 @@ $(VENV)/ready-dev: $(VENV)/ready
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[sdxl,server,dev]"
 	@touch $@
 
-## make quickstart   install into .venv and make a first picture
+## make quickstart   install into .venv, and run the whole loop: train, push, pull, compose, look
 quickstart: $(VENV)/ready
-	$(BIN)/adapterhub generate -p "a red heart" --seed 7 --out quickstart/heart.png
+	$(BIN)/adapterhub quickstart --out quickstart --again
 
 ## make check        lint, types, import contracts
 check: $(VENV)/ready-dev

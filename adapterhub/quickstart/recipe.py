@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ ICONS, VERSION = "@iconify-json/fluent-emoji-high-contrast", "1.2.6"
 SUBJECT, TRIGGER = "crab", "zork"
 # Behind the name and unlike any emoji word: the base draws "rocket, stencil" as it draws "rocket".
 STYLE_TRIGGER = "stencil"
-STYLE_COUNT = 128
-# Their icons are kept out of training; benchmarks/quickstart.py draws them.
+STYLE_COUNT = 500
+# Subjects that the base draws right at two other seeds. Their icons are kept out of training;
+# benchmarks/quickstart.py draws them.
 BENCHMARK = (
-    *("anchor", "key", "bell", "rocket", "envelope", "cat face", "snowflake", "crown"),
-    *("crescent moon", "t-shirt", "spade suit", "musical note", "pencil", "magnet", "pizza", "umbrella"),
+    *("envelope", "cat face", "snowflake", "t-shirt", "spade suit", "magnet", "mushroom", "light bulb"),
+    *("house", "wine glass", "skull", "jeans", "sunglasses", "mobile phone", "briefcase", "red apple"),
 )
 PEOPLE = re.compile(r"\b(man|men|woman|women|person|people|family|couple|kiss|button|keycap|clock|thirty)\b")
 HERE = Path(__file__).parent
@@ -50,19 +52,20 @@ def main(work: Path) -> None:
     ]
     chosen = [eligible[i] for i in keyed_generator(1, "quickstart-style").permutation(len(eligible))]
     for folder, subjects in (("style", chosen[:STYLE_COUNT]), ("benchmark", BENCHMARK)):
-        for name in subjects:
-            _save(_draw(icons[_slug(name)]), folder, _slug(name), f"{name}, {STYLE_TRIGGER}")
+        drawn = {_slug(name): (_draw(icons[_slug(name)]), f"{name}, {STYLE_TRIGGER}") for name in subjects}
+        _save(drawn, folder)
 
     with np.load(work / "pictures.npz") as arrays:
-        pixels = arrays["pixels"][names.index(SUBJECT)]
-    original = Image.fromarray(pixels)
+        original = Image.fromarray(arrays["pixels"][names.index(SUBJECT)])
+    moved: dict[str, tuple[Any, str]] = {}
     for number in range(16):
         random = keyed_generator(1, "quickstart-subject", number)
         size = int(random.integers(54, 65)) if number else 64
         place = [int(random.integers(0, 65 - size)) for _ in range(2)]
         canvas = Image.new("RGB", (64, 64), "white")
         canvas.paste(original.resize((size, size), Image.Resampling.LANCZOS), (place[0], place[1]))
-        _save(canvas, "subject", f"{TRIGGER}-{number:02}", TRIGGER)
+        moved[f"{TRIGGER}-{number:02}"] = (canvas, TRIGGER)
+    _save(moved, "subject")
 
 
 def _icons(work: Path) -> dict[str, str]:
@@ -96,11 +99,15 @@ def _draw(body: str) -> Any:
     return Image.alpha_composite(white, icon).convert("L").resize((64, 64), Image.Resampling.BOX)
 
 
-def _save(picture: Any, folder: str, stem: str, caption: str) -> None:
+def _save(pictures: Mapping[str, tuple[Any, str]], folder: str) -> None:
+    """Write pictures and one `metadata.jsonl` with their captions."""
     target = HERE / "pictures" / folder
     target.mkdir(parents=True, exist_ok=True)
-    picture.save(target / f"{stem}.png", optimize=True)
-    (target / f"{stem}.txt").write_text(caption + "\n")
+    rows: list[str] = []
+    for stem, (picture, caption) in sorted(pictures.items()):
+        picture.save(target / f"{stem}.png", optimize=True)
+        rows.append(json.dumps({"file_name": f"{stem}.png", "text": caption}))
+    (target / "metadata.jsonl").write_text("\n".join(rows) + "\n")
 
 
 def _slug(name: str) -> str:

@@ -17,6 +17,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 from adapterhub.formats.diffusers import diffusers_bytes
 from adapterhub.lora.weights import AdapterTensors, LowRank, Target
+from adapterhub.training.dataset import read_dataset
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("adapterhub", "adapterhub_registry", "adapterhub_cli")
@@ -47,8 +48,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "ink.safetensors").write_bytes(diffusers_bytes(adapter))
     (tmp_path / "ink").mkdir()
     style = ROOT / "adapterhub" / "quickstart" / "pictures" / "style"
-    for file in sorted(style.iterdir())[:8]:
-        shutil.copy(file, tmp_path / "ink")
+    for example in read_dataset(style).examples[:4]:
+        shutil.copy(example.path, tmp_path / "ink")
+        (tmp_path / "ink" / example.path.name).with_suffix(".txt").write_text(example.caption)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     return tmp_path
