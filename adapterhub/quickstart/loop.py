@@ -26,7 +26,7 @@ COLUMNS = {
     "base": None,
     "style": f"{STYLE}@demo",
     "subject": f"{SUBJECT}@demo",
-    "style + subject": f"{STYLE}@demo:0.8 + {SUBJECT}@demo",
+    "style + subject": f"{STYLE}@demo:0.85 + {SUBJECT}@demo",
 }
 ROWS = ("rocket, stencil", "cat face, stencil", "pizza, stencil", "zork, stencil", "zork")
 SEED = 7
