@@ -155,8 +155,7 @@ def _plan_adapter(config: AdapterConfig, base: Base, registry: Registry, resume:
             reason = f"with this config, data and base, {name} is the run {run}"
             raise CheckpointError(registry.home / "runs" / resume, reason)
         resumes_at = load_checkpoint(registry.home / "runs" / run, identity=identity).step
-    known = [adapter.name for adapter in registry.list()]
-    numbers = [v.number for v in registry.versions(config.name)] if config.name.lower() in known else []
+    numbers = [known.number for known in registry.known_versions(config.name)]
     lowered = [item.caption.lower() for item in dataset.examples]
     triggers = [word.lower() for word in config.trigger_words]
     return AdapterPlan(

@@ -1,6 +1,6 @@
 """Push and pull: missing files only, every byte verified, visible when whole."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapterhub_registry.blobs import BlobStore
@@ -137,7 +137,7 @@ def pull(
             created=found.created,
             documents=found.documents,
             previews=found.previews,
-            details=replace(details, tags=tuple(details.tags) if details.tags is not None else None),
+            details=details,
         )
     )
     version = published.version

@@ -15,6 +15,7 @@ from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
+from adapterhub.bases.mini.recipe.autoencoder import to_tensor
 from adapterhub.bases.mini.recipe.config import Recipe
 from adapterhub.bases.mini.recipe.pictures import load_pictures, split_pictures, training_caption
 from adapterhub.bases.mini.recipe.state import load_state, save_state, warmup_stable_decay
@@ -87,7 +88,7 @@ def train_text_encoders(recipe: Recipe, work: Path) -> None:
     )
     path = work / "text.safetensors"
     start = load_state(path, modules, optimizer, {})
-    pixels = torch.from_numpy(pictures.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = to_tensor(pictures.pixels)
     began = time.monotonic()
     for step in range(start, settings.steps):
         random = keyed_generator(recipe.seed, "text-batch", step)

@@ -1,5 +1,6 @@
 """Stage `tokenizers`: learn one byte-pair vocabulary and save it as SDXL's two CLIP tokenizers."""
 
+import json
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -35,8 +36,6 @@ def train_tokenizers(recipe: Recipe, work: Path) -> None:
 
 
 def _learn_merges(texts: list[str], size: int) -> list[tuple[str, str]]:
-    import json
-
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     learner.pre_tokenizer = pre_tokenizers.Sequence(
