@@ -28,7 +28,7 @@ COLUMNS = {
     "subject": f"{SUBJECT}@demo",
     "style + subject": f"{STYLE}@demo:0.85 + {SUBJECT}@demo",
 }
-ROWS = ("rocket, stencil", "cat face, stencil", "pizza, stencil", "zork, stencil", "zork")
+ROWS = ("droplet, stencil", "watch, stencil", "love letter, stencil", "zork, stencil", "zork")
 SEED = 7
 STEPS = 25
 

@@ -9,6 +9,7 @@ that the base's recipe fetched into `--work`.
 import io
 import json
 import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Mapping
@@ -18,15 +19,18 @@ from typing import Any
 import click
 
 ICONS, VERSION = "@iconify-json/fluent-emoji-high-contrast", "1.2.6"
-SUBJECT, TRIGGER = "crab", "zork"
+# Kept out of the base's training; its greys are much like its icon's, so black lines can be told to be it.
+SUBJECT, TRIGGER = "guitar", "zork"
 # Behind the name and unlike any emoji word: the base draws "rocket, stencil" as it draws "rocket".
 STYLE_TRIGGER = "stencil"
-STYLE_COUNT = 500
-# Subjects that the base draws right at two other seeds. Their icons are kept out of training;
-# benchmarks/quickstart.py draws them.
+# The style's icons have about the shapes that the base draws for the same names, so that what is learnt is the
+# drawing and not other shapes: the greys of icon and emoji correlate at least this much.
+ALIKE = 0.4
+# Kept out of the style's training, and drawn by benchmarks/quickstart.py: subjects that the base draws right
+# at two other seeds, with icons that correlate at 0.6 or more (chosen before any adapter drew them).
 BENCHMARK = (
-    *("envelope", "cat face", "snowflake", "t-shirt", "spade suit", "magnet", "mushroom", "light bulb"),
-    *("house", "wine glass", "skull", "jeans", "sunglasses", "mobile phone", "briefcase", "red apple"),
+    *("spade suit", "droplet", "telephone receiver", "purse", "snowflake", "volcano", "motorcycle", "bomb"),
+    *("camera", "high voltage", "watch", "church", "light bulb", "airplane", "love letter", "cherry blossom"),
 )
 PEOPLE = re.compile(r"\b(man|men|woman|women|person|people|family|couple|kiss|button|keycap|clock|thirty)\b")
 HERE = Path(__file__).parent
@@ -45,18 +49,25 @@ def main(work: Path) -> None:
     names: list[str] = table["names"]
     held_out = set((HERE.parent / "bases" / "mini" / "recipe" / "held_out.txt").read_text().split("\n"))
     icons = _icons(work)
-    eligible = [
-        name
-        for name in names
-        if _slug(name) in icons and name not in held_out and name not in BENCHMARK and not PEOPLE.search(name)
-    ]
-    chosen = [eligible[i] for i in keyed_generator(1, "quickstart-style").permutation(len(eligible))]
-    for folder, subjects in (("style", chosen[:STYLE_COUNT]), ("benchmark", BENCHMARK)):
-        drawn = {_slug(name): (_draw(icons[_slug(name)]), f"{name}, {STYLE_TRIGGER}") for name in subjects}
-        _save(drawn, folder)
-
+    drawn = {name: _draw(icons[_slug(name)]) for name in names if _slug(name) in icons}
     with np.load(work / "pictures.npz") as arrays:
-        original = Image.fromarray(arrays["pixels"][names.index(SUBJECT)])
+        emoji = {name: Image.fromarray(pixels) for name, pixels in zip(names, arrays["pixels"], strict=True)}
+
+    def grey(picture: Image.Image) -> np.ndarray:
+        return np.asarray(picture.convert("L").resize((16, 16), Image.Resampling.BOX), np.float64).ravel()
+
+    style = [
+        name
+        for name, icon in drawn.items()
+        if name not in held_out
+        and name not in BENCHMARK
+        and not PEOPLE.search(name)
+        and np.corrcoef(grey(icon), grey(emoji[name]))[0, 1] >= ALIKE
+    ]
+    for folder, subjects in (("style", style), ("benchmark", BENCHMARK)):
+        _save({_slug(name): (drawn[name], f"{name}, {STYLE_TRIGGER}") for name in subjects}, folder)
+
+    original = emoji[SUBJECT]
     moved: dict[str, tuple[Any, str]] = {}
     for number in range(16):
         random = keyed_generator(1, "quickstart-subject", number)
@@ -102,7 +113,8 @@ def _draw(body: str) -> Any:
 def _save(pictures: Mapping[str, tuple[Any, str]], folder: str) -> None:
     """Write pictures and one `metadata.jsonl` with their captions."""
     target = HERE / "pictures" / folder
-    target.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     rows: list[str] = []
     for stem, (picture, caption) in sorted(pictures.items()):
         picture.save(target / f"{stem}.png", optimize=True)
