@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sqlmodel import Session, col, func, select
 
+from adapterhub_registry import known_remotes
 from adapterhub_registry.blobs import DirectoryBlobs, digest_of
 from adapterhub_registry.database import Database
 from adapterhub_registry.errors import (
@@ -33,7 +34,7 @@ from adapterhub_registry.publication import (
     StoredFile,
     check_details,
 )
-from adapterhub_registry.references import ALIAS, NAME, RESERVED_ALIASES, Reference, parse_reference
+from adapterhub_registry.references import ALIAS, RESERVED_ALIASES, Reference, parse_reference
 from adapterhub_registry.remotes import Remote, open_remote
 from adapterhub_registry.rows import (
     adapter_reference,
@@ -49,10 +50,8 @@ from adapterhub_registry.rows import (
     write_details,
 )
 from adapterhub_registry.settings import RegistrySettings, ensure_home
-from adapterhub_registry.tables import AdapterRow, AliasRow, DocumentRow, PreviewRow, RemoteRow, VersionRow
+from adapterhub_registry.tables import AdapterRow, AliasRow, DocumentRow, PreviewRow, VersionRow
 from adapterhub_registry.transfer import Transfer, pull, push
-
-NO_REMOTES = "there is none yet; add one with: adapterhub remote add NAME URL"
 
 
 class Anywhere(Enum):
@@ -373,9 +372,7 @@ class Registry:
 
     def remotes(self) -> dict[str, str]:
         """Return the remotes: name to URL."""
-        with self._database.reading() as session:
-            rows = session.exec(select(RemoteRow).order_by(col(RemoteRow.name)))
-            return {row.name: row.url for row in rows}
+        return known_remotes.list_remotes(self._database)
 
     def add_remote(self, name: str, url: str) -> None:
         """Remember a remote, after opening it once; a remote of that name is replaced.
@@ -384,12 +381,7 @@ class Registry:
             FieldError: The name is malformed.
             RemoteError: The URL cannot be used.
         """
-        if not re.fullmatch(NAME, name):
-            raise FieldError("remote", name, "letters, digits, '.', '_' or '-', lower case")
-        open_remote(name, url)
-        with self._database.writing() as session:
-            session.merge(RemoteRow(name=name, url=url))
-            log_event(session, "remote-add", name, {"url": url})
+        known_remotes.add_remote(self._database, name, url)
 
     def remove_remote(self, name: str) -> None:
         """Forget a remote; nothing changes there.
@@ -397,10 +389,7 @@ class Registry:
         Raises:
             RemoteError: There is no remote of that name.
         """
-        self._remote_url(name)
-        with self._database.writing() as session:
-            session.delete(session.get_one(RemoteRow, name))
-            log_event(session, "remote-remove", name, {})
+        known_remotes.remove_remote(self._database, name)
 
     def only_remote(self) -> str:
         """Return the name of the one remote there is.
@@ -408,11 +397,7 @@ class Registry:
         Raises:
             RemoteError: There is none, or there are several.
         """
-        known = list(self.remotes())
-        if len(known) != 1:
-            listed = f"name one of {', '.join(known)}" if known else NO_REMOTES
-            raise RemoteError("", listed)
-        return known[0]
+        return known_remotes.only_remote(self._database)
 
     def remote(self, name: str) -> Remote:
         """Open a remote.
@@ -420,7 +405,7 @@ class Registry:
         Raises:
             RemoteError: There is no remote of that name, or it cannot be used now.
         """
-        return open_remote(name, self._remote_url(name))
+        return open_remote(name, known_remotes.remote_url(self._database, name))
 
     def push(
         self,
@@ -453,13 +438,6 @@ class Registry:
     def close(self) -> None:
         """Close the database."""
         self._database.close()
-
-    def _remote_url(self, name: str) -> str:
-        known = self.remotes()
-        if name not in known:
-            listed = f"remotes: {', '.join(known)}" if known else NO_REMOTES
-            raise RemoteError(name, f"there is no remote of that name; {listed}")
-        return known[name]
 
     def _version_id(self, session: Session, version: Version) -> int:
         reference = parse_reference(version.reference)
