@@ -23,14 +23,23 @@ ICONS, VERSION = "@iconify-json/fluent-emoji-high-contrast", "1.2.6"
 SUBJECT, TRIGGER = "guitar", "zork"
 # Behind the name and unlike any emoji word: the base draws "rocket, stencil" as it draws "rocket".
 STYLE_TRIGGER = "stencil"
-# The style's icons have about the shapes that the base draws for the same names, so that what is learnt is the
-# drawing and not other shapes: the greys of icon and emoji correlate at least this much.
+# The style's icons have about the shapes that the base draws for the same names, so that what is learnt is
+# the drawing and not other shapes: the greys of icon and emoji correlate at least this much.
 ALIKE = 0.4
 # Kept out of the style's training, and drawn by benchmarks/quickstart.py: subjects that the base draws right
-# at two other seeds, with icons that correlate at 0.6 or more (chosen before any adapter drew them).
+# at two other seeds, with icons that correlate at 0.7 or more (chosen before any adapter drew them).
 BENCHMARK = (
-    *("spade suit", "droplet", "telephone receiver", "purse", "snowflake", "volcano", "motorcycle", "bomb"),
-    *("camera", "high voltage", "watch", "church", "light bulb", "airplane", "love letter", "cherry blossom"),
+    *("spade suit", "droplet", "telephone receiver", "no entry", "purse", "snowflake", "chains", "volcano"),
+    *(
+        "motorcycle",
+        "musical keyboard",
+        "ping pong",
+        "love letter",
+        "bomb",
+        "camera",
+        "high voltage",
+        "watch",
+    ),
 )
 PEOPLE = re.compile(r"\b(man|men|woman|women|person|people|family|couple|kiss|button|keycap|clock|thirty)\b")
 HERE = Path(__file__).parent
