@@ -250,3 +250,104 @@ class QuickstartError(AdapterHubError):
         self.path = path
         self.reason = reason
         super().__init__(f"cannot run the quickstart in {path}: {reason}")
+
+
+class FormatError(AdapterHubError):
+    """A file format cannot hold what an adapter has."""
+
+    code = "format-mismatch"
+
+    def __init__(self, format_name: str, targets: Sequence[str], reason: str) -> None:
+        self.format_name = format_name
+        self.targets = list(targets)
+        self.reason = reason
+        shown = ", ".join(self.targets[:3])
+        more = f" and {len(self.targets) - 3} more" if len(self.targets) > 3 else ""
+        super().__init__(f'the format "{format_name}" cannot hold {shown}{more}: {reason}')
+
+
+class BlockWeightsError(AdapterHubError):
+    """Weights by block cannot be read, or are not of SDXL's blocks."""
+
+    code = "block-weights-invalid"
+
+    def __init__(self, text: str, reason: str) -> None:
+        self.text = text
+        self.reason = reason
+        super().__init__(
+            f'cannot read the block weights "{text}": {reason}. Write 12 or 20 numbers, '
+            'or names and numbers as in "IN07=0.5,mid_block=0,text_encoder=0.3"'
+        )
+
+
+class AlgebraSettingError(SettingError):
+    """A setting of a merge or of a resize makes no sense."""
+
+    code = "algebra-setting-invalid"
+
+
+class LayersError(AdapterHubError):
+    """Layers of adapters cannot be merged or scaled as they are.
+
+    Attributes:
+        targets: All of them, as text.
+        reason: What is the matter with them.
+        remedy: What to do next.
+    """
+
+    code = "layers-unfit"
+
+    def __init__(self, targets: Sequence[str], reason: str, remedy: str) -> None:
+        self.targets = list(targets)
+        self.reason = reason
+        self.remedy = remedy
+        shown = ", ".join(self.targets[:3])
+        more = f" and {len(self.targets) - 3} more" if len(self.targets) > 3 else ""
+        super().__init__(f"{reason}: {shown}{more}. {remedy}")
+
+
+class NativeLayersError(LayersError):
+    """Layers of an algorithm that has no sum, such as DoRA, OFT or LoHa."""
+
+    code = "layers-native"
+
+    def __init__(self, targets: Sequence[str], algorithms: Sequence[str]) -> None:
+        self.algorithms = list(algorithms)
+        super().__init__(
+            targets,
+            f"layers of {', '.join(self.algorithms)} are no plain LoRA",
+            "Convert the adapter to LoRA first, or leave them out with targets",
+        )
+
+
+class ShapesError(LayersError):
+    """Adapters change the same modules in different shapes."""
+
+    code = "layers-shapes-differ"
+
+    def __init__(self, targets: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> None:
+        self.shapes = list(shapes)
+        listed = " and ".join("x".join(map(str, shape)) for shape in self.shapes)
+        super().__init__(
+            targets,
+            f"the adapters have different shapes ({listed} at the first)",
+            "They are of different bases; merge only adapters of one architecture",
+        )
+
+
+class LayerKindsError(LayersError):
+    """Layers that are stored whole, or biases, which only a weighted sum can merge."""
+
+    code = "layers-kinds-differ"
+
+
+class ConversionError(AdapterHubError):
+    """Layers cannot be made plain LoRA."""
+
+    code = "conversion-impossible"
+
+    def __init__(self, targets: Sequence[str], reason: str) -> None:
+        self.targets = list(targets)
+        self.reason = reason
+        more = f" and {len(self.targets) - 3} more" if len(self.targets) > 3 else ""
+        super().__init__(f"{', '.join(self.targets[:3])}{more} cannot be made plain LoRA: {reason}")

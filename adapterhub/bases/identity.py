@@ -9,7 +9,7 @@ from typing import Any
 
 from adapterhub.errors import OutputError, missing_extra
 from adapterhub_registry.files import make_directory, write_atomically
-from adapterhub_registry.probe import read_header
+from adapterhub_registry.safetensors_header import read_header
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ The safetensors library writes `__metadata__` in the order of a hash map, which 
 adapters must be equal files. The layout is that of the format's specification.
 """
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+from adapterhub.formats.mapped import DTYPES
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -23,19 +26,30 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         [1.0, 1.0]
     """
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    pieces: list[bytes] = []
+    pieces: list[memoryview] = []
     position = 0
     for name, tensor in sorted(tensors.items()):
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        piece = flat.view(torch.uint8).numpy().tobytes()
-        end = position + len(piece)
+        piece = _data(tensor)
         header[name] = {
-            "dtype": DTYPES[tensor.dtype],
+            "dtype": NAMES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [position, end],
+            "data_offsets": [position, position + piece.nbytes],
         }
         pieces.append(piece)
-        position = end
+        position += piece.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + b"".join(pieces)
+    return b"".join([struct.pack("<Q", len(text)), text, *pieces])
+
+
+def data_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the data section of `safetensors_bytes`: kohya's `sshs_model_hash`."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(tensors.items()):
+        digest.update(_data(tensor))
+    return digest.hexdigest()
+
+
+def _data(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if len(flat) else memoryview(b"")

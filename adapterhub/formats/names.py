@@ -44,12 +44,29 @@ def unet_names() -> dict[str, str]:
 
 
 @cache
+def unet_norm_names() -> dict[str, str]:
+    """Return diffusers' path to SGM's path, for every norm of an SDXL UNet."""
+    names = {"conv_norm_out": "out.0"}
+    for path, sgm in unet_names().items():
+        if path.endswith(".conv1"):
+            names[path.removesuffix("conv1") + "norm1"] = sgm.removesuffix("in_layers.2") + "in_layers.0"
+            names[path.removesuffix("conv1") + "norm2"] = sgm.removesuffix("in_layers.2") + "out_layers.0"
+        elif path.endswith(".proj_in"):
+            names[path.removesuffix("proj_in") + "norm"] = sgm.removesuffix("proj_in") + "norm"
+        elif path.endswith(".attn1.to_q"):
+            for number in "123":
+                end = f"norm{number}"
+                names[path.removesuffix("attn1.to_q") + end] = sgm.removesuffix("attn1.to_q") + end
+    return names
+
+
+@cache
 def kohya_unet_names() -> dict[str, str]:
     """Return kohya's underscore name, of either spelling, to diffusers' path.
 
     The two spellings have no name in common, and no two paths share one.
     """
-    names = unet_names()
+    names = unet_names() | unet_norm_names()
     return {spelled.replace(".", "_"): path for path, sgm in names.items() for spelled in (path, sgm)}
 
 
@@ -57,7 +74,7 @@ def kohya_unet_names() -> dict[str, str]:
 def kohya_text_encoder_names() -> dict[str, str]:
     """Return kohya's underscore name, with or without `text_model_`, to the path with `text_model.`."""
     names: dict[str, str] = {}
-    for path in text_encoder_names():
+    for path in text_encoder_names() | text_encoder_norm_names():
         spelled = path.replace(".", "_")
         names[spelled] = path
         names[spelled.removeprefix("text_model_")] = path
@@ -71,6 +88,22 @@ def text_encoder_names() -> frozenset[str]:
     return frozenset(
         f"text_model.encoder.layers.{layer}.{part}" for layer in range(MAX_ENCODER_LAYERS) for part in parts
     )
+
+
+@cache
+def text_encoder_norm_names() -> frozenset[str]:
+    """Return the paths of every norm in a CLIP text encoder, with `text_model.`."""
+    return frozenset(
+        f"text_model.encoder.layers.{layer}.layer_norm{number}"
+        for layer in range(MAX_ENCODER_LAYERS)
+        for number in "12"
+    ) | {"text_model.final_layer_norm"}
+
+
+@cache
+def sgm_unet_names() -> dict[str, str]:
+    """Return SGM's dotted path to diffusers' path."""
+    return {sgm: path for path, sgm in (unet_names() | unet_norm_names()).items()}
 
 
 def _add_layer(names: dict[str, str], block: str, layer: int, sgm: str, *, has_attention: bool) -> None:

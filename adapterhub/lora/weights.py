@@ -1,20 +1,25 @@
-"""The canonical form of an adapter: for each target, the factors of its update and one resolved scale."""
+"""The canonical form of an adapter: for each target one typed update, with one resolved scale."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
 
+from adapterhub.lora import algorithms
+
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+MODEL = "model"
+"""The component of an adapter of any other architecture, which keeps its own module paths."""
 
 
 class Target(NamedTuple):
     """A module that an adapter changes.
 
     Attributes:
-        component: `unet`, `text_encoder` or `text_encoder_2`.
-        module: Its path in diffusers' names; in text encoders always with `text_model.`.
+        component: `unet`, `text_encoder`, `text_encoder_2`; `model` for other architectures.
+        module: Its path in diffusers' names; in SDXL's text encoders always with `text_model.`.
     """
 
     component: str
@@ -32,13 +37,17 @@ class LowRank:
         down: A: `(rank, in)`, or `(rank, in, kh, kw)` for a convolution.
         up: B: `(out, rank)`, or `(out, rank, 1, 1)`.
         scale: alpha / rank, resolved once.
-        origin: Where the scale comes from: the file's `alpha`, a `config`, or `rank` (neither, so 1).
+        origin: Where the scale comes from: the file's `alpha`, a `config`, `rank` (neither, so 1), or it was
+            `computed`.
     """
 
     down: Tensor
     up: Tensor
-    scale: float
-    origin: str
+    scale: float = 1.0
+    origin: str = "computed"
+
+    algorithm = "lora"
+    needs_base = False
 
     @property
     def rank(self) -> int:
@@ -50,36 +59,177 @@ class LowRank:
         """Shape of the weight that it changes."""
         return (self.up.shape[0], *self.down.shape[1:])
 
-    def delta(self, *, weight: float = 1.0) -> Tensor:
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The stored tensors, by the names of `adapterhub_registry.probe`."""
+        return {"down": self.down, "up": self.up}
+
+    def factors(self, *, weight: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return `(weight * scale * B, A)` in float32: `(out, rank)` and `(rank, in * kh * kw)`."""
+        return self.up.flatten(1).float() * (weight * self.scale), self.down.flatten(1).float()
+
+    def delta(self, *, weight: float = 1.0, base: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return `weight * scale * up @ down` in float32, in the shape of the weight, sharing no memory.
 
         Example:
             >>> import torch
-            >>> layer = LowRank(torch.ones(2, 3), torch.ones(4, 2), scale=0.5, origin="alpha")
+            >>> layer = LowRank(torch.ones(2, 3), torch.ones(4, 2), scale=0.5)
             >>> layer.delta(weight=3.0)[0, 0].item()
             3.0
         """
-        down, up = self.down.flatten(1).float(), self.up.flatten(1).float()
-        return ((up * (weight * self.scale)) @ down).reshape(self.shape)
+        up, down = self.factors(weight=weight)
+        return (up @ down).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A difference that is stored whole: of a weight, or of a norm's weight.
+
+    Attributes:
+        difference: In the weight's shape.
+    """
+
+    difference: Tensor
+
+    algorithm = "full"
+    needs_base = False
+    scale = 1.0
+    origin = "rank"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight that it changes."""
+        return tuple(self.difference.shape)
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The stored tensor."""
+        return {"diff": self.difference}
+
+    def delta(self, *, weight: float = 1.0, base: Tensor | None = None) -> Tensor:
+        """Return `weight * difference` in float32, on the device of `base`, sharing no memory."""
+        difference = self.difference if base is None else self.difference.to(base.device)
+        return difference.float() * weight
+
+
+@dataclass(frozen=True)
+class Native:
+    """An update of another algorithm, kept as it was stored and applied by its own formula.
+
+    Attributes:
+        algorithm: `locon-tucker`, `loha`, `lokr`, `glora`, `dora`, `oft`, `boft`, `ia3` or `set`
+            (ComfyUI's whole new weight).
+        tensors: By the names of `adapterhub_registry.probe`, in the shapes of the file.
+        scale: alpha / rank where the algorithm has one, else 1; for `oft` and `boft` it is alpha itself,
+            their constraint.
+        origin: Where the scale comes from, as in `LowRank`.
+    """
+
+    algorithm: str
+    tensors: Mapping[str, Tensor]
+    scale: float
+    origin: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight that it changes; empty if the tensors alone do not tell."""
+        return algorithms.shape_of(self.algorithm, self.tensors)
+
+    @property
+    def rank(self) -> int:
+        """What alpha is divided by; 0 for algorithms without a rank."""
+        return algorithms.rank_of(self.tensors)
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether its delta depends on the base's weight."""
+        return self.algorithm in algorithms.NEED_BASE
+
+    def delta(self, *, weight: float = 1.0, base: Tensor | None = None) -> Tensor:
+        """Return the update in float32: `weight * (W' - W)`, linear in the weight for every algorithm.
+
+        Args:
+            weight: The strength.
+            base: The pristine weight W; needed where `needs_base`, and gives the shape of a convolution.
+
+        Raises:
+            ValueError: It needs the base's weight, and none was given.
+        """
+        if base is None and self.needs_base:
+            raise ValueError(f"{self.algorithm} needs the weight that it changes")
+        tensors = self.tensors
+        if base is not None:
+            # Single numbers are read, not computed with.
+            tensors = {n: part if part.dim() == 0 else part.to(base.device) for n, part in tensors.items()}
+        return algorithms.delta_of(self.algorithm, tensors, self.scale, base) * weight
+
+
+Update = LowRank | Dense | Native
+"""What an adapter does to one weight."""
 
 
 @dataclass(frozen=True)
 class AdapterTensors:
-    """An adapter as tensors.
+    """An adapter as tensors, all on the CPU, memory-mapped where they were read from a file.
 
     Attributes:
-        layers: What it adds to each target.
+        layers: What it adds to the weight of each target.
         metadata: The text in the header of its file.
+        biases: What it adds to the bias of each target, one-dimensional.
+        extras: Tensors that belong to no module: text embeddings, and keys that were waived.
+        source: Where it was read from, so that the same dialect is written back bit for bit; None as soon
+            as anything differs.
     """
 
-    layers: Mapping[Target, LowRank]
+    layers: Mapping[Target, Update]
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    biases: Mapping[Target, Tensor] = field(default_factory=dict[Target, Tensor])
+    extras: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    source: "SourceFile | None" = None
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all factors."""
-        return sum(
-            part.numel() * part.element_size()
-            for layer in self.layers.values()
-            for part in (layer.down, layer.up)
+        """Bytes of all tensors."""
+        return sum(part.numel() * part.element_size() for part in self._all())
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components that it changes, sorted."""
+        return tuple(sorted({target.component for target in (*self.layers, *self.biases)}))
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """The algorithms of its layers, sorted."""
+        return tuple(sorted({layer.algorithm for layer in self.layers.values()}))
+
+    def low_rank(self) -> dict[Target, LowRank]:
+        """Return the layers that are plain LoRA."""
+        return {target: layer for target, layer in self.layers.items() if isinstance(layer, LowRank)}
+
+    def select(self, keep: Callable[[Target], bool]) -> "AdapterTensors":
+        """Return the part of it on the targets that `keep` accepts; metadata and extras stay."""
+        return dataclasses.replace(
+            self,
+            layers={target: layer for target, layer in self.layers.items() if keep(target)},
+            biases={target: bias for target, bias in self.biases.items() if keep(target)},
+            source=None,
         )
+
+    def _all(self) -> Iterator[Tensor]:
+        for layer in self.layers.values():
+            yield from layer.tensors.values()
+        yield from self.biases.values()
+        yield from self.extras.values()
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """The bytes that an adapter was read from.
+
+    Attributes:
+        layouts: As `adapterhub_registry.probe` names them.
+        files: Name inside the adapter's directory (or of the file) to its whole content.
+    """
+
+    layouts: tuple[str, ...]
+    files: Mapping[str, bytes | memoryview]

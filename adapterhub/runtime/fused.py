@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterhub.errors import TargetError
-from adapterhub.lora.weights import AdapterTensors, LowRank, Target
+from adapterhub.lora.weights import AdapterTensors, LowRank, Target, Update
 from adapterhub.runtime.weight_bank import Delta
 
 
@@ -48,20 +48,27 @@ class AppliedAdapter:
     targets: int
 
 
+LAYERS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm)
+"""Modules that an adapter can change."""
+
+
 class TargetIndex:
     """Where the pipeline keeps the weight of each target; built once, so that composing walks no modules."""
 
     def __init__(self, components: Mapping[str, nn.Module]) -> None:
         self._parameters: dict[Target, str] = {}
+        self._biases: dict[Target, str] = {}
         self._shapes: dict[Target, tuple[int, ...]] = {}
         for component, module in components.items():
             for name, layer in module.named_modules():
-                if isinstance(layer, nn.Linear | nn.Conv2d):
+                if isinstance(layer, LAYERS):
                     # transformers 5 dropped the level `text_model` from one of the two encoders.
                     is_short = component != "unet" and not name.startswith("text_model.")
                     target = Target(component, f"text_model.{name}" if is_short else name)
                     self._parameters[target] = f"{component}.{name}.weight"
                     self._shapes[target] = tuple(layer.weight.shape)
+                    if layer.bias is not None:
+                        self._biases[target] = f"{component}.{name}.bias"
 
     def check(self, reference: str, tensors: AdapterTensors) -> None:
         """Check that every layer of an adapter fits a module.
@@ -70,29 +77,39 @@ class TargetIndex:
             TargetError: Modules are missing or have other shapes.
         """
         missing = [str(target) for target in tensors.layers if target not in self._shapes]
+        missing += [f"{target} (bias)" for target in tensors.biases if target not in self._biases]
         if missing:
             raise TargetError(reference, missing, "it has no such modules")
         wrong = [
             f"{target} {layer.shape} on {self._shapes[target]}"
             for target, layer in tensors.layers.items()
-            if math.prod(layer.shape) != math.prod(self._shapes[target])
-            or layer.shape[0] != self._shapes[target][0]
+            if not _fits(layer, self._shapes[target])
+        ]
+        wrong += [
+            f"{target} bias {tuple(bias.shape)} on {self._shapes[target]}"
+            for target, bias in tensors.biases.items()
+            if bias.numel() != self._shapes[target][0]
         ]
         if wrong:
             raise TargetError(reference, wrong, "shapes differ")
 
     def deltas(self, adapters: Sequence[ActiveAdapter], *, device: torch.device) -> dict[str, Delta]:
         """Return, for each parameter that changes, the function that computes its whole delta."""
-        stacks: dict[Target, list[tuple[LowRank, float]]] = {}
+        stacks: dict[Target, list[tuple[Update, float]]] = {}
+        shifts: dict[Target, list[tuple[Tensor, float]]] = {}
         for adapter in adapters:
             for target, layer in adapter.tensors.layers.items():
                 strength = adapter.strengths[target.component]
                 if strength != 0:
                     stacks.setdefault(target, []).append((layer, strength))
+            for target, bias in adapter.tensors.biases.items():
+                strength = adapter.strengths[target.component]
+                if strength != 0:
+                    shifts.setdefault(target, []).append((bias, strength))
         return {
             self._parameters[target]: _stacked_delta(stack, self._shapes[target], device)
             for target, stack in stacks.items()
-        }
+        } | {self._biases[target]: _summed_bias(stack, device) for target, stack in shifts.items()}
 
 
 def applied(adapters: Sequence[ActiveAdapter]) -> list[dict[str, object]]:
@@ -104,9 +121,12 @@ def applied(adapters: Sequence[ActiveAdapter]) -> list[dict[str, object]]:
                 digest=adapter.digest,
                 strengths={
                     component: adapter.strengths[component]
-                    for component in sorted({target.component for target in adapter.tensors.layers})
+                    for component in sorted({*adapter.tensors.components})
                 },
-                targets=sum(adapter.strengths[target.component] != 0 for target in adapter.tensors.layers),
+                targets=sum(
+                    adapter.strengths[target.component] != 0
+                    for target in {*adapter.tensors.layers, *adapter.tensors.biases}
+                ),
             )
         )
         for adapter in adapters
@@ -118,20 +138,48 @@ def text_encoder_digest(adapters: Sequence[ActiveAdapter]) -> str:
     terms = [
         [adapter.digest, target.component, adapter.strengths[target.component]]
         for adapter in adapters
-        for target in sorted(adapter.tensors.layers)
+        for target in sorted({*adapter.tensors.layers, *adapter.tensors.biases})
         if target.component != "unet" and adapter.strengths[target.component] != 0
     ]
     return hashlib.sha256(json.dumps(terms).encode()).hexdigest()
 
 
-def _stacked_delta(
-    stack: Sequence[tuple[LowRank, float]], shape: tuple[int, ...], device: torch.device
-) -> Delta:
-    """Return a function that sums the deltas of one target: one float32 product of stacked factors."""
+def _fits(layer: Update, shape: tuple[int, ...]) -> bool:
+    """Say whether an update fits a weight; some algorithms store convolutions flattened, or no shape."""
+    if layer.shape:
+        return layer.shape[0] == shape[0] and math.prod(layer.shape) == math.prod(shape)
+    try:
+        layer.delta(base=torch.empty(shape, device="meta"))
+    except (RuntimeError, IndexError):
+        return False
+    return True
 
-    def delta() -> Tensor:
-        ups = [layer.up.flatten(1).to(device).float() * (layer.scale * strength) for layer, strength in stack]
-        downs = [layer.down.flatten(1).to(device).float() for layer, _ in stack]
-        return (torch.cat(ups, dim=1) @ torch.cat(downs, dim=0)).reshape(shape)
+
+def _stacked_delta(
+    stack: Sequence[tuple[Update, float]], shape: tuple[int, ...], device: torch.device
+) -> Delta:
+    """Return what sums the deltas of one target: one float32 product of stacked factors, and other kinds."""
+    plain = [(layer, strength) for layer, strength in stack if isinstance(layer, LowRank)]
+    others = [(layer, strength) for layer, strength in stack if not isinstance(layer, LowRank)]
+
+    def delta(pristine: Tensor) -> Tensor:
+        terms: list[Tensor] = []
+        if plain:
+            scaled = [(layer, layer.scale * strength) for layer, strength in plain]
+            ups = [layer.up.flatten(1).to(device).float() * scale for layer, scale in scaled]
+            downs = [layer.down.flatten(1).to(device).float() for layer, _ in scaled]
+            terms.append((torch.cat(ups, dim=1) @ torch.cat(downs, dim=0)).reshape(shape))
+        terms += [layer.delta(weight=weight, base=pristine).reshape(shape) for layer, weight in others]
+        return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
+
+    return delta
+
+
+def _summed_bias(stack: Sequence[tuple[Tensor, float]], device: torch.device) -> Delta:
+    def delta(pristine: Tensor) -> Tensor:
+        return sum(
+            (bias.to(device).float().reshape(pristine.shape) * strength for bias, strength in stack),
+            start=torch.zeros_like(pristine),
+        )
 
     return delta

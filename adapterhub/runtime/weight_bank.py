@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-Delta = Callable[[], Tensor]
-"""Returns the sum of all adapters' deltas for one parameter: float32, in the parameter's shape."""
+Delta = Callable[[Tensor], Tensor]
+"""Takes a parameter's pristine value in float32, and returns the sum of all deltas for it, likewise."""
 
 
 class WeightBank:
@@ -46,7 +46,7 @@ class WeightBank:
         (out of memory, an interrupt), every parameter is the base's again and the error goes on.
 
         Args:
-            deltas: For each parameter to change, a function that returns its delta.
+            deltas: For each parameter to change, the function that returns its delta.
 
         Raises:
             KeyError: A name is no parameter of the bank; nothing has changed.
@@ -62,7 +62,8 @@ class WeightBank:
                     parameter = self._parameters[name]
                     if name not in self._pristine:
                         self._pristine[name] = parameter.detach().clone()
-                    parameter.copy_(self._pristine[name].float() + delta())
+                    pristine = self._pristine[name].float()
+                    parameter.copy_(pristine + delta(pristine))
         except BaseException:
             self.restore()
             raise

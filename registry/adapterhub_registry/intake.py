@@ -17,9 +17,10 @@ from adapterhub_registry.errors import (
     WeightsError,
 )
 from adapterhub_registry.manifest import PayloadFile
-from adapterhub_registry.probe import is_pickle, probe
+from adapterhub_registry.probe import probe, read_peft_config
 from adapterhub_registry.publication import StoredFile
 from adapterhub_registry.record import read_record
+from adapterhub_registry.safetensors_header import is_pickle
 
 SINGLE_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for."""
@@ -69,13 +70,14 @@ def read_payload(path: Path) -> Payload:
             raise WeightsError(path, f"a PEFT directory needs {missing[0]}")
         files = {name: path / name for name in PEFT_FILES}
         weights = path / PEFT_FILES[1]
+        config = read_peft_config(path / PEFT_FILES[0])
     else:
         files = {SINGLE_FILE: path}
-        weights = path
+        weights, config = path, None
     try:
         if is_pickle(weights):
             raise PickleRefusedError(weights)
-        found = probe(weights)
+        found = probe(weights, config=config)
     except OSError as exc:
         raise InputError(weights, exc.strerror or str(exc)) from exc
     return Payload(files, found.algorithm, found.architecture)

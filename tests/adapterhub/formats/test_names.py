@@ -16,9 +16,10 @@ from adapterhub.formats.names import (
     kohya_unet_names,
     text_encoder_names,
     unet_names,
+    unet_norm_names,
 )
 from adapterhub.formats.read import target_of
-from adapterhub_registry.probe import split_key
+from adapterhub_registry.dialects import split_key
 from tests.sdxl_configs import SDXL_UNET
 
 
@@ -47,7 +48,9 @@ def test_every_layer_of_sdxl_s_unet_is_in_the_table(sdxl_unet: UNet2DConditionMo
 
 def test_no_two_modules_share_a_kohya_name() -> None:
     assert len(set(unet_names().values())) == len(unet_names())
-    assert len(kohya_unet_names()) == 2 * len(unet_names())
+    everything = unet_names() | unet_norm_names()
+    assert len(set(everything.values())) == len(everything) == len(unet_names()) + len(unet_norm_names())
+    assert len(kohya_unet_names()) == 2 * len(everything)
 
 
 def test_sgm_names_mean_the_modules_that_diffusers_converts_them_to(sdxl_unet: UNet2DConditionModel) -> None:
@@ -71,6 +74,13 @@ def test_sgm_names_mean_the_modules_that_diffusers_converts_them_to(sdxl_unet: U
         key = split_key(f"lora_unet_{list(names.values())[number].replace('.', '_')}.alpha")
         assert key is not None
         assert target_of(key) == ("unet", path)
+
+
+def test_every_norm_of_sdxl_s_unet_is_in_the_table(sdxl_unet: UNet2DConditionModel) -> None:
+    norms = {
+        name for name, layer in sdxl_unet.named_modules() if isinstance(layer, nn.GroupNorm | nn.LayerNorm)
+    }
+    assert norms <= unet_norm_names().keys()
 
 
 def test_text_encoder_layers_are_in_the_table() -> None:

@@ -136,7 +136,7 @@ def test_every_unknown_key_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"up": None}, "lacks its up factor"), ({"up": torch.zeros(5, 3)}, "do not fit")],
+    [({"up": None}, "lacks its up"), ({"up": torch.zeros(5, 3)}, "do not fit")],
 )
 def test_factors_that_do_not_belong_together_are_refused(
     tmp_path: Path, change: dict[str, Tensor | None], reason: str

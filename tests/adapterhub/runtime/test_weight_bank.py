@@ -17,7 +17,7 @@ def small_model(dtype: torch.dtype) -> nn.Module:
 
 
 def constant(value: Tensor) -> Delta:
-    return lambda: value
+    return lambda _: value
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -50,7 +50,7 @@ def test_a_failure_on_the_way_leaves_the_base() -> None:
     bank = WeightBank({"unet": model})
     bank.fuse({"unet.0.weight": constant(torch.ones(8, 12))})
 
-    def fail() -> Tensor:
+    def fail(_: Tensor) -> Tensor:
         raise MemoryError("no more")
 
     with pytest.raises(MemoryError):

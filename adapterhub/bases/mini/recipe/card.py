@@ -9,7 +9,7 @@ from pathlib import Path
 from adapterhub.bases.find import WEIGHTED, find_base
 from adapterhub.bases.mini.recipe.config import Recipe
 from adapterhub.bases.mini.recipe.pictures import held_out_names
-from adapterhub_registry.probe import read_header
+from adapterhub_registry.safetensors_header import read_header
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 
