@@ -10,6 +10,7 @@ from adapterhub._version import __version__
 
 _EXPORTS = {
     "AdapterHubError": "adapterhub.errors",
+    "AdapterTensors": "adapterhub.lora.weights",
     "Base": "adapterhub.bases.find",
     "Composition": "adapterhub.runtime.composition",
     "GenerationRecord": "adapterhub_registry.record",
@@ -17,15 +18,21 @@ _EXPORTS = {
     "Runtime": "adapterhub.runtime.engine",
     "TrainConfig": "adapterhub.training.config",
     "Version": "adapterhub_registry.manifest",
+    "compare": "adapterhub.derive",
+    "export": "adapterhub.derive",
     "find_base": "adapterhub.bases.find",
     "list_bases": "adapterhub.bases.find",
+    "load_into": "adapterhub.derive",
+    "merge": "adapterhub.derive",
     "read_adapter": "adapterhub.formats.read",
     "replay": "adapterhub.runtime.replay",
     "train": "adapterhub.training.train",
+    "write_adapter": "adapterhub.formats.write",
 }
 
 __all__ = [
     "AdapterHubError",
+    "AdapterTensors",
     "Base",
     "Composition",
     "GenerationRecord",
@@ -34,19 +41,30 @@ __all__ = [
     "TrainConfig",
     "Version",
     "__version__",
+    "compare",
+    "export",
     "find_base",
     "list_bases",
+    "load_into",
+    "merge",
     "read_adapter",
     "replay",
     "train",
+    "write_adapter",
 ]
 
 if TYPE_CHECKING:
     from adapterhub.bases.find import Base as Base
     from adapterhub.bases.find import find_base as find_base
     from adapterhub.bases.find import list_bases as list_bases
+    from adapterhub.derive import compare as compare
+    from adapterhub.derive import export as export
+    from adapterhub.derive import load_into as load_into
+    from adapterhub.derive import merge as merge
     from adapterhub.errors import AdapterHubError as AdapterHubError
     from adapterhub.formats.read import read_adapter as read_adapter
+    from adapterhub.formats.write import write_adapter as write_adapter
+    from adapterhub.lora.weights import AdapterTensors as AdapterTensors
     from adapterhub.runtime.composition import Composition as Composition
     from adapterhub.runtime.engine import Runtime as Runtime
     from adapterhub.runtime.replay import replay as replay

@@ -71,15 +71,7 @@ def write_adapter(
     header = described(
         adapter, architecture=architecture, title=title, trigger_words=trigger_words, licence=licence
     )
-    has_words = any((architecture, title, trigger_words, licence))
-    files = adapter_files(
-        adapter,
-        format,
-        dtype=dtype,
-        fold_alpha=fold_alpha,
-        strip=strip,
-        metadata=header if has_words else None,
-    )
+    files = adapter_files(adapter, format, dtype=dtype, fold_alpha=fold_alpha, strip=strip, metadata=header)
     if format != "peft":
         (content,) = files.values()
         write_atomically(path, content)
@@ -106,7 +98,7 @@ def adapter_files(
         dtype: See `write_adapter`.
         fold_alpha: See `write_adapter`.
         strip: See `write_adapter`.
-        metadata: The header; by default the adapter's own, with its ranks.
+        metadata: The header, where one is written; by default the adapter's own, with its ranks.
     """
     if format_name not in FORMATS:
         raise SettingError("format", format_name, f"one of {', '.join(FORMATS)}")
@@ -114,7 +106,7 @@ def adapter_files(
         raise SettingError("dtype", dtype, f"one of {', '.join(DTYPES)}")
     if strip not in (None, "training"):
         raise SettingError("strip", strip, "training")
-    if dtype is None and not fold_alpha and strip is None and metadata is None:
+    if dtype is None and not fold_alpha and strip is None:
         verbatim = _verbatim(adapter, format_name)
         if verbatim is not None:
             return verbatim

@@ -8,16 +8,23 @@ import click
 
 from adapterhub_cli.add import add
 from adapterhub_cli.alias import alias
+from adapterhub_cli.bake import bake
 from adapterhub_cli.bases import bases
+from adapterhub_cli.compare import compare
+from adapterhub_cli.convert import convert
+from adapterhub_cli.export import export
+from adapterhub_cli.extract import extract
 from adapterhub_cli.generate import generate
 from adapterhub_cli.inspect import inspect
 from adapterhub_cli.list import list_adapters
+from adapterhub_cli.merge import merge
 from adapterhub_cli.output import say
 from adapterhub_cli.pull import pull
 from adapterhub_cli.push import push
 from adapterhub_cli.quickstart import quickstart
 from adapterhub_cli.remote import remote
 from adapterhub_cli.replay import replay
+from adapterhub_cli.resize import resize
 from adapterhub_cli.show import show
 from adapterhub_cli.tag import tag
 from adapterhub_cli.train import train
@@ -42,8 +49,8 @@ def cli(verbose: bool) -> None:
 
 
 for command in (
-    *(add, alias, bases, generate, inspect, list_adapters, pull, push),
-    *(quickstart, remote, replay, show, tag, train, verify, versions),
+    *(add, alias, bake, bases, compare, convert, export, extract, generate, inspect, list_adapters, merge),
+    *(pull, push, quickstart, remote, replay, resize, show, tag, train, verify, versions),
 ):
     cli.add_command(command)
 

@@ -94,3 +94,9 @@ def training_progress() -> Callable[[Any], None]:
         )
 
     return draw
+
+
+def print_derived(version: Any, facts: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
+    """Print a version that was made of others, and what there is to say of how."""
+    fields = {"version": version.reference, "digest": version.digest, "architecture": version.architecture}
+    print_fields(fields | dict(facts), key="version", as_json=as_json, quiet=quiet)

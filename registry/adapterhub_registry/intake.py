@@ -16,7 +16,7 @@ from adapterhub_registry.errors import (
     RecordError,
     WeightsError,
 )
-from adapterhub_registry.manifest import PayloadFile
+from adapterhub_registry.manifest import PayloadFile, Version
 from adapterhub_registry.probe import probe, read_peft_config
 from adapterhub_registry.publication import StoredFile
 from adapterhub_registry.record import read_record
@@ -83,14 +83,18 @@ def read_payload(path: Path) -> Payload:
     return Payload(files, found.algorithm, found.architecture)
 
 
-def describe_base(base: str | None, payload: Payload) -> tuple[str, str]:
-    """Return (architecture, base identity) for a new version.
+def describe_base(base: str | None, payload: Payload, like: Version | None = None) -> tuple[str, str]:
+    """Return (architecture, base identity) for a new version; that of `like` where no base is named.
 
     Bases are found through the entry point group `adapterhub.bases`, because this package knows none itself.
 
     Raises:
         ArchitectureError: The weights do not fit the base, or neither base nor weights tell the architecture.
     """
+    if base is None and like is not None:
+        if payload.architecture and payload.architecture != like.architecture:
+            raise ArchitectureError(payload.architecture, like.architecture)
+        return like.architecture, like.manifest.base_identity
     if base is None:
         if not payload.architecture:
             raise ArchitectureError("unknown", "unknown")

@@ -53,10 +53,15 @@ class Header:
 def is_pickle(path: Path) -> bool:
     """Say whether a file starts like a pickle, a torch archive or a NumPy file, whatever its name.
 
-    Pickles of protocol 0 and 1 have no mark; what is no safetensors is refused by its header anyway.
+    A safetensors header of 640 bytes begins like a pickle, so a length that fits the file and a brace after
+    it come first. Pickles of protocol 0 and 1 have no mark; what is no safetensors is refused by its header
+    anyway.
     """
     with path.open("rb") as file:
-        start = file.read(6)
+        start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    if start[8:] == b"{" and length <= path.stat().st_size - 8:
+        return False
     return start.startswith(PICKLE_STARTS)
 
 

@@ -87,6 +87,7 @@ class Registry:
         *,
         name: str,
         base: str | None = None,
+        like: Version | None = None,
         trigger_words: Sequence[str] = (),
         recommended_weight: float | str | None = None,
         licence: str = "",
@@ -107,6 +108,7 @@ class Registry:
             path: A safetensors file, or a PEFT directory (`adapter_config.json` and weights).
             name: `namespace/name`; capitals are folded, and kept as the title of a new adapter.
             base: The base that it was made on (see `adapterhub bases list`); its architecture must fit.
+            like: A version whose base is this one's too, in place of `base`.
             trigger_words: What a prompt must say.
             recommended_weight: The strength to start with.
             licence: SPDX identifier, or words.
@@ -129,7 +131,7 @@ class Registry:
         details = Details(title=title, description=description, kind=kind, tags=tags)
         check_details(details)
         payload = read_payload(Path(path))
-        architecture, identity = describe_base(base, payload)
+        architecture, identity = describe_base(base, payload, like)
         pictures = [
             picture if isinstance(picture, PreviewPicture) else read_preview(Path(picture))
             for picture in previews

@@ -344,3 +344,16 @@ def test_the_tables_are_those_of_the_migrations(home: Path) -> None:
     Registry(home).close()
     with create_engine(f"sqlite:///{home / 'registry.db'}").connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
+
+
+@pytest.mark.parametrize("size", [0x280, 0x380, 0x480, 0x580])
+def test_a_header_whose_length_begins_like_a_pickle_is_no_pickle(
+    registry: Registry, tmp_path: Path, weights: Weights, size: int
+) -> None:
+    content = weights(1).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].ljust(size)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    assert path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    assert registry.add(path, name="me/ink", base="mini").number == 1
