@@ -19,7 +19,7 @@ from adapterhub.formats import interop
 from adapterhub.formats.checkpoint import Checkpoint
 from adapterhub.formats.headers import described
 from adapterhub.formats.read import read_adapter
-from adapterhub.formats.write import adapter_files, write_adapter
+from adapterhub.formats.write import adapter_files, source_config, write_adapter
 from adapterhub.lora import compare as comparing
 from adapterhub.lora import convert as converting
 from adapterhub.lora import extract as extracting
@@ -476,7 +476,8 @@ def register(
     format_name = "diffusers" if adapter.algorithms in ((), ("lora",)) and not adapter.biases else "kohya"
     if adapter.components == (MODEL,):
         format_name = "peft"
-    files = adapter_files(adapter, format_name, metadata=described(adapter))
+    config = source_config(parents[0].tensors) if parents else {}
+    files = adapter_files(adapter, format_name, metadata=described(adapter), peft_config=config)
     with tempfile.TemporaryDirectory() as folder:
         for file, content in files.items():
             (Path(folder) / file).write_bytes(content)

@@ -1,8 +1,10 @@
 """Write an adapter in the layout of another tool; its own dialect is written back bit for bit."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,8 +19,8 @@ from adapterhub.lora.weights import AdapterTensors, LowRank, Native, Update
 from adapterhub_registry.files import make_directory, write_atomically
 
 FORMATS = ("kohya", "diffusers", "peft", "comfy", "a1111")
-LAYOUTS = {"kohya": {("kohya",)}, "a1111": {("kohya",)}, "comfy": {("comfy",)}, "peft": {("peft",)}}
-"""Layouts of a source that are the format already; diffusers' needs its header looked at as well."""
+LAYOUTS = {"kohya": "kohya", "diffusers": "diffusers", "peft": "peft", "comfy": "comfy", "a1111": "kohya"}
+"""The layout of a source that is the format already."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -89,6 +91,7 @@ def adapter_files(
     fold_alpha: bool = False,
     strip: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    peft_config: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes]:
     """Return the files of a format, by name; see `write_adapter`.
 
@@ -99,6 +102,7 @@ def adapter_files(
         fold_alpha: See `write_adapter`.
         strip: See `write_adapter`.
         metadata: The header, where one is written; by default the adapter's own, with its ranks.
+        peft_config: More fields for `adapter_config.json`, such as a parent's `task_type`.
     """
     if format_name not in FORMATS:
         raise SettingError("format", format_name, f"one of {', '.join(FORMATS)}")
@@ -110,12 +114,13 @@ def adapter_files(
         verbatim = _verbatim(adapter, format_name)
         if verbatim is not None:
             return verbatim
+    own_config = source_config(adapter)
     adapter = _prepared(adapter, format_name, dtype, fold_alpha=fold_alpha)
     header = dict(described(adapter) if metadata is None else metadata)
     if strip is not None:
         header = stripped(header)
     if format_name == "peft":
-        return peft_files(adapter)
+        return peft_files(adapter, config=peft_config or own_config)
     name = "pytorch_lora_weights.safetensors" if format_name == "diffusers" else "adapter.safetensors"
     if format_name == "diffusers":
         tensors, scales = diffusers_parts(adapter)
@@ -129,10 +134,15 @@ def _verbatim(adapter: AdapterTensors, format_name: str) -> dict[str, bytes] | N
     source = adapter.source
     if source is None:
         return None
-    is_same = source.layouts in LAYOUTS.get(format_name, set())
-    if format_name == "diffusers":
-        is_same = source.layouts == ("diffusers",) and len(source.files) == 1
+    is_directory = len(source.files) > 1
+    is_same = source.layouts == (LAYOUTS[format_name],) and is_directory == (format_name == "peft")
     return {name: bytes(content) for name, content in source.files.items()} if is_same else None
+
+
+def source_config(adapter: AdapterTensors) -> dict[str, Any]:
+    """Return the `adapter_config.json` that it was read with; empty if there was none."""
+    content = None if adapter.source is None else adapter.source.files.get("adapter_config.json")
+    return {} if content is None else json.loads(bytes(content))
 
 
 def _prepared(

@@ -5,7 +5,7 @@ O((m + n) R^2 + R^3) instead of O(m n min(m, n)); truncating it is optimal (Ecka
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,12 +43,13 @@ def stack(factors: Sequence[Factors]) -> Factors:
     return torch.cat([up for up, _ in factors], dim=1), torch.cat([down for _, down in factors])
 
 
-def decompose(up: Tensor, down: Tensor) -> Decomposed:
+def decompose(up: Tensor, down: Tensor, *, rank_of: Callable[[Tensor], int] | None = None) -> Decomposed:
     """Return the SVD of `up @ down`; at most min(R, m, n) singular values.
 
     Args:
         up: `(m, R)` float32.
         down: `(R, n)` float32.
+        rank_of: Decides by the singular values how many vectors are formed; they stay all in `s`.
 
     Example:
         >>> found = decompose(torch.eye(4)[:, :2] * 3.0, torch.eye(5)[:2])
@@ -56,11 +57,12 @@ def decompose(up: Tensor, down: Tensor) -> Decomposed:
         [3.0, 3.0]
     """
     if up.shape[1] >= THIN_FROM * min(up.shape[0], down.shape[1]):
-        return Decomposed(*torch.linalg.svd(up @ down, full_matrices=False))
+        return Decomposed(*torch.linalg.svd(up @ down, full_matrices=False)).truncated(up.shape[1])
     q_up, r_up = torch.linalg.qr(up)
     q_down, r_down = torch.linalg.qr(down.t())
     u, s, v = torch.linalg.svd(r_up @ r_down.t())
-    return Decomposed(q_up @ u, s, v @ q_down.t())
+    rank = len(s) if rank_of is None else rank_of(s)
+    return Decomposed(q_up @ u[:, :rank], s, v[:rank] @ q_down.t())
 
 
 def rank_for_energy(s: Tensor, energy: float) -> int:

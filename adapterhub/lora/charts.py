@@ -7,8 +7,9 @@ from statistics import mean
 
 from PIL import Image, ImageDraw, ImageFont
 
+from adapterhub.lora.blocks import block_of
 from adapterhub.lora.compare import Comparison
-from adapterhub.lora.inspect import AdapterReport, block_of
+from adapterhub.lora.inspect import AdapterReport
 from adapterhub.lora.weights import MODEL, Target
 from adapterhub.sheet import INK, LINE, MARGIN, PAPER
 

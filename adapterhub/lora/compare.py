@@ -11,10 +11,10 @@ from torch import Tensor
 from adapterhub.errors import SettingError
 from adapterhub.lora import algebra
 from adapterhub.lora.algebra import Factors
+from adapterhub.lora.blocks import block_of
 from adapterhub.lora.inspect import (
     DEFICIENT,
     FORECAST_RANKS,
-    block_of,
     block_order,
     resolve,
     singular_values,
@@ -40,7 +40,7 @@ class Comparison:
         names: The adapters.
         gram: Inner products `<D_i, D_j>` of the deltas at weight 1, summed over all layers. A layer that an
             adapter does not have is 0.
-        blocks: The same by `adapterhub.lora.inspect.block_of`; they add up to `gram`.
+        blocks: The same by `adapterhub.lora.blocks.block_of`; they add up to `gram`.
         output_overlap: `|Q_i^T Q_j|^2 / min(r_i, r_j)` with orthonormal bases Q of the columns of the
             up-factors: 0 for orthogonal, 1 for nested subspaces; the mean over the layers that both change.
             Random subspaces of a space of n have about `max(r_i, r_j) / n`. None if not asked for.

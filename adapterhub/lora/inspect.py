@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adapterhub.lora import algebra, algorithms
 from adapterhub.lora.algebra import Factors
+from adapterhub.lora.blocks import block_of
 from adapterhub.lora.weights import AdapterTensors, Dense, LowRank, Target, Update
 
 FORECAST_RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -248,27 +249,6 @@ def inspect(
         problems=tuple(_problems(adapter, layers, share or 0.0)),
         advice=advice,
     )
-
-
-def block_of(target: Target) -> str:
-    """Return the block that a module belongs to.
-
-    Example:
-        >>> block_of(Target("unet", "down_blocks.1.attentions.0.proj_in"))
-        'down_blocks.1'
-        >>> block_of(Target("text_encoder_2", "text_model.encoder.layers.3.mlp.fc1"))
-        'text_encoder_2.layers.3'
-        >>> block_of(Target("model", "model.layers.7.self_attn.q_proj"))
-        'model.layers.7'
-    """
-    component, module = target
-    is_encoder = component.startswith("text_encoder")
-    if is_encoder:
-        module = module.removeprefix("text_model.").removeprefix("encoder.")
-    parts = module.split(".")
-    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
-    block = ".".join(parts[: numbers[0] + 1 if numbers and parts[0] != "mid_block" else 1])
-    return f"{component}.{block}" if is_encoder else block
 
 
 def resolve(update: Update, weight: Tensor | None) -> Factors | Tensor | None:

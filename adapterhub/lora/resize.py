@@ -132,7 +132,7 @@ def compress(up: Tensor, down: Tensor, shape: tuple[int, ...], bounds: Bounds) -
     """
     if bounds.keeps_all(up.shape[1]):
         return from_factors(up, down, shape), LayerCut(up.shape[1])
-    parts = decompose(up, down).truncated(up.shape[1])
+    parts = decompose(up, down, rank_of=bounds.rank_of)
     rank = bounds.rank_of(parts.s)
     return balanced(parts.truncated(rank), shape), LayerCut(rank, truncation_error(parts.s, rank))
 

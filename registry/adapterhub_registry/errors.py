@@ -307,6 +307,8 @@ class ArchitectureError(AdapterHubError):
             message = "the weights do not tell their architecture; name the base that they were made on"
         else:
             message = f'an adapter of architecture "{adapter}" does not fit a base of architecture "{base}"'
+        if adapter.startswith("transformers/") and base != adapter:
+            message += "; load it with peft.PeftModel.from_pretrained(model, DIRECTORY) on its own model"
         super().__init__(message)
 
 
