@@ -32,7 +32,7 @@ from adapterhub.lora.weights import (
     Update,
 )
 from adapterhub_registry.dialects import EMBEDDING_PREFIX, Key, algorithm_of, split_key
-from adapterhub_registry.probe import TRANSFORMERS, probe, read_peft_config
+from adapterhub_registry.probe import TRANSFORMERS, describe, read_peft_config
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 REQUIRED = {
@@ -75,7 +75,7 @@ def read_adapter(path: Path | str, *, strict: bool = True) -> AdapterTensors:
         files = {CONFIG: path / CONFIG, WEIGHTS: path / WEIGHTS}
         path = path / WEIGHTS
     mapped = map_file(path)
-    found = probe(path, config=config)
+    found = describe(path, mapped.header, config=config)
     is_language = found.architecture.startswith(TRANSFORMERS)
 
     keys = {name: split_key(name) for name in mapped.header.tensors}

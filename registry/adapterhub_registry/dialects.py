@@ -6,7 +6,8 @@ decided key by key, because files mix them.
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 # Suffix to (part, spelling).
 _KOHYA = {
@@ -27,7 +28,6 @@ _KOHYA = {
     "diff_b": "bias",
     "b_norm": "bias",
     "set_weight": "set",
-    "weight": "ia3",
 }
 _PEFT = {
     "lora_A.weight": "down",
@@ -46,7 +46,7 @@ SUFFIXES: dict[str, tuple[str, str]] = {
     **{suffix: (part, "peft") for suffix, part in _PEFT.items()},
     **{suffix: (part, "diffusers") for suffix, part in _DIFFUSERS.items()},
 }
-KOHYA_SUFFIXES = {part: suffix for suffix, part in reversed(_KOHYA.items())}
+KOHYA_SUFFIXES = {part: suffix for suffix, part in reversed(_KOHYA.items())} | {"ia3": "weight"}
 """Part to kohya's suffix, for writers; `bias` is `diff_b` there."""
 
 # Prefix to (family, component), longest first.
@@ -87,14 +87,12 @@ _BARE = re.compile(
     r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|time_embedding|add_embedding|text_model)\b"
 )
 _PREFIX = re.compile("|".join(re.escape(prefix) for prefix in PREFIXES))
-_SUFFIX = re.compile(r"\.(" + "|".join(re.escape(s) for s in sorted(SUFFIXES, key=len, reverse=True)) + r")$")
 _PROCESSOR = re.compile(r"\.processor\.to_(q|k|v|out)_lora\.(down|up)\.weight$")
 _NAMED = re.compile(r"\.lora_(A|B|magnitude_vector)\.(?!weight$)([^.]+)(?:\.weight)?$")
 _NAMED_PARTS = {"A": "down", "B": "up", "magnitude_vector": "magnitude"}
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """One key of an adapter, taken apart.
 
     Attributes:
@@ -121,32 +119,75 @@ def split_key(name: str) -> Key | None:
         >>> key.layout, key.module, key.part
         ('kohya-diffusers', 'mid_block_attentions_0_proj_in', 'down')
     """
-    if name.startswith(EMBEDDING_PREFIX):
-        return None
-    prefix = _PREFIX.match(name)
-    start = prefix.group() if prefix else ""
-    family, component = PREFIXES[start]
+    stem, part, spelling = _split_suffix(name)
+    if part:
+        place = _place(stem, spelling)
+        return None if place is None else Key(*place, part)
     adapter = ""
     if found := _PROCESSOR.search(name):
         projection, part = found.groups()
         spelling = "processor"
-        module = f"{name[len(start) : found.start()]}.to_{projection}{'.0' if projection == 'out' else ''}"
+        stem = f"{name[: found.start()]}.to_{projection}{'.0' if projection == 'out' else ''}"
     elif found := _NAMED.search(name):
-        part, adapter, spelling = _NAMED_PARTS[found.group(1)], found.group(2), "peft"
-        module = name[len(start) : found.start()]
-        family = "peft-named"
-    elif found := _SUFFIX.search(name):
-        part, spelling = SUFFIXES[found.group(1)]
-        module = name[len(start) : found.start()]
-        if part == "ia3" and family not in ("kohya", "lycoris"):
-            return None  # `.weight` alone: a checkpoint's own tensor
-    else:
-        return None
+        part, adapter, spelling = _NAMED_PARTS[found.group(1)], found.group(2), "named"
+        stem = name[: found.start()]
+    elif name.endswith(".weight"):
+        # (IA)^3 in kohya's names; elsewhere it is a checkpoint's own tensor.
+        stem, part, spelling = name.removesuffix(".weight"), "ia3", "bare"
+    place = _place(stem, spelling) if part else None
+    return None if place is None else Key(*place, part, adapter)
+
+
+@lru_cache(maxsize=4096)  # the keys of one module follow each other
+def _place(stem: str, spelling: str) -> tuple[str, str, str] | None:
+    """Return (layout, component, module) of what stands before the suffix."""
+    prefix = _PREFIX.match(stem)
+    start = prefix.group() if prefix else ""
+    family, component = PREFIXES[start]
+    module = stem[len(start) :]
     if not module or (start == "" and not _BARE.match(module)):
         return None
-    if family == "kohya" and component == "unet" and not _SGM.match(module):
+    if spelling == "bare" and family not in ("kohya", "lycoris"):
+        return None
+    if spelling == "named":
+        family = "peft-named"
+    elif family == "kohya" and component == "unet" and not _SGM.match(module):
         family = "kohya-diffusers"
-    return Key(_LAYOUTS.get((family, spelling), family), component, module, part, adapter)
+    return _LAYOUTS.get((family, spelling), family), component, module
+
+
+def _split_suffix(name: str) -> tuple[str, str, str]:
+    """Return (what stands before, part, spelling) by the longest suffix that is known; else no part."""
+    end = name.rfind(".")
+    if not name.endswith(".weight"):
+        known = SUFFIXES.get(name[end + 1 :])
+        return (name[:end], *known) if known is not None else ("", "", "")
+    # No suffix of one word is `weight`, and none has more than three.
+    second = name.rfind(".", 0, end)
+    third = name.rfind(".", 0, second)
+    known = SUFFIXES.get(name[third + 1 :]) if name[second + 1 : end] in ("down", "up") else None
+    if known is not None:
+        return (name[:third], *known)
+    known = SUFFIXES.get(name[second + 1 :])
+    return (name[:second], *known) if known is not None else ("", "", "")
+
+
+# What marks an algorithm, strongest first.
+_MARKS = {
+    "magnitude": "dora",
+    "mid": "locon-tucker",
+    "down": "lora",
+    "hada_w1_a": "loha",
+    "lokr_w1": "lokr",
+    "lokr_w1_a": "lokr",
+    "a1": "glora",
+    "oft_blocks": "oft",
+    "on_input": "ia3",
+    "diff": "full",
+    "w_norm": "full",
+    "set": "set",
+    "up": "lora",
+}
 
 
 def algorithm_of(parts: Collection[str], *, is_conv: bool = False, oft_dimensions: int = 3) -> str:
@@ -161,23 +202,9 @@ def algorithm_of(parts: Collection[str], *, is_conv: bool = False, oft_dimension
         >>> algorithm_of({"down", "up", "alpha"}), algorithm_of({"hada_w1_a", "hada_w1_b", "alpha"})
         ('lora', 'loha')
     """
-    rest = set(parts) - {"alpha", "bias"}
-    marks = {
-        "magnitude": "dora",
-        "mid": "locon-tucker",
-        "hada_w1_a": "loha",
-        "lokr_w1": "lokr",
-        "lokr_w1_a": "lokr",
-        "a1": "glora",
-        "oft_blocks": "boft" if oft_dimensions == 4 else "oft",
-        "on_input": "ia3",
-        "diff": "full",
-        "w_norm": "full",
-        "set": "set",
-        "down": "locon" if is_conv else "lora",
-        "up": "lora",
-    }
-    for mark, algorithm in marks.items():
-        if mark in rest:
-            return algorithm
-    return "full" if not rest and "bias" in parts else ""
+    for mark, algorithm in _MARKS.items():
+        if mark in parts:
+            if algorithm == "lora" and is_conv:
+                return "locon"
+            return "boft" if algorithm == "oft" and oft_dimensions == 4 else algorithm
+    return "full" if "bias" in parts and "alpha" not in parts else ""

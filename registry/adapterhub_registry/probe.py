@@ -68,17 +68,29 @@ def probe(path: Path, *, config: Mapping[str, Any] | None = None) -> Probe:
         WeightsError: The header is malformed, or no key belongs to an adapter.
         OSError: The file cannot be read.
     """
-    header = read_header(path)
-    keys = {name: split_key(name) for name in header.tensors}
-    known = {name: key for name, key in keys.items() if key is not None}
-    if not known:
-        shown = ", ".join(sorted(header.tensors)[:3]) or "none"
-        raise WeightsError(path, f"no key belongs to an adapter; its first keys: {shown}")
+    return describe(path, read_header(path), config=config)
+
+
+def describe(path: Path, header: Header, *, config: Mapping[str, Any] | None = None) -> Probe:
+    """Say what a header that was read already is about; as `probe`."""
+    known: dict[str, Key] = {}
+    rest: list[str] = []
     modules: dict[tuple[str, str], dict[str, TensorInfo]] = {}
-    for name, key in known.items():
-        modules.setdefault((key.component, key.module), {})[key.part] = header.tensors[name]
+    for name, info in header.tensors.items():
+        key = split_key(name)
+        if key is None:
+            rest.append(name)
+            continue
+        known[name] = key
+        place = (key.component, key.module)
+        parts = modules.get(place)
+        if parts is None:
+            parts = modules[place] = {}
+        parts[key.part] = info
+    if not known:
+        shown = ", ".join(sorted(rest)[:3]) or "none"
+        raise WeightsError(path, f"no key belongs to an adapter; its first keys: {shown}")
     found = list(_architectures(known, header, config or {}))
-    rest = [name for name, key in keys.items() if key is None]
     return Probe(
         layouts=tuple(sorted({key.layout for key in known.values()})),
         algorithm="+".join(sorted({_algorithm(parts) for parts in modules.values()} - {""})),
@@ -149,7 +161,9 @@ def _by_shape(key: Key, info: TensorInfo) -> str:
         width = info.shape[1]
     if not width:
         return ""
-    if key.component in ("unet", "") and re.search(r"attn2[._]to_[kv]$", key.module):
+    if key.component in ("unet", "") and key.module.endswith(
+        ("attn2.to_k", "attn2_to_k", "attn2.to_v", "attn2_to_v")
+    ):
         return ARCHITECTURE_BY_TEXT_WIDTH.get(width, "")
     if key.component == "text_encoder_2" and key.module.endswith(("q_proj", "k_proj", "v_proj", "fc1")):
         return ARCHITECTURE_BY_ENCODER_WIDTH.get(width, "")

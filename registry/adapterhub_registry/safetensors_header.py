@@ -3,10 +3,11 @@
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapterhub_registry.errors import WeightsError
 
@@ -31,8 +32,7 @@ DTYPE_BYTES = {
 PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x93NUMPY")
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """One entry of a safetensors header."""
 
     dtype: str
@@ -85,16 +85,25 @@ def read_header(path: Path) -> Header:
             raise WeightsError(path, "it is no safetensors file: its header would be longer than the file")
         text = file.read(length)
     try:
-        table: Any = json.loads(text, object_pairs_hook=_no_doubles)
-        if not isinstance(table, dict):
-            raise ValueError("the header is no object")
-        metadata = table.pop("__metadata__", {})  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        table = _parse(text)
+        metadata = table.pop("__metadata__", {})
         _check_metadata(metadata)
-        tensors = {str(name): _tensor_info(entry) for name, entry in table.items()}  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]
+        tensors = {name: _tensor_info(entry) for name, entry in table.items()}
+        _check_numbers(tensors.values())
         _check_offsets(tensors.values(), size - 8 - length)
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise WeightsError(path, f"its safetensors header is damaged: {exc}") from exc
-    return Header(tensors, metadata, 8 + length)  # pyright: ignore[reportUnknownArgumentType]
+    return Header(tensors, metadata, 8 + length)
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    table: Any = json.loads(text)
+    if not isinstance(table, dict):
+        raise ValueError("the header is no object")
+    found: dict[str, Any] = table
+    if text.count(b'"data_offsets"') != len(found) - ("__metadata__" in found):
+        json.loads(text, object_pairs_hook=_no_doubles)  # slower, and sees a key that stands twice
+    return found
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -110,19 +119,26 @@ def _check_metadata(metadata: Any) -> None:
 
 
 def _tensor_info(entry: Any) -> TensorInfo:
-    dtype, shape = str(entry["dtype"]), entry["shape"]
     start, end = entry["data_offsets"]
-    whole = [*shape, start, end]
-    if not all(type(number) is int and number >= 0 for number in whole):
+    return TensorInfo(entry["dtype"], tuple(entry["shape"]), start, end)
+
+
+def _check_numbers(tensors: Collection[TensorInfo]) -> None:
+    """Check all at once what JSON may hold: other types than whole numbers, and negative ones."""
+    numbers = [number for info in tensors for number in (*info.shape, info.start, info.end)]
+    if numbers and ({*map(type, numbers)} != {int} or min(numbers) < 0):
         raise ValueError("a shape or an offset is no natural number")
-    if dtype in DTYPE_BYTES and math.prod(shape) * DTYPE_BYTES[dtype] != end - start:
-        raise ValueError("a tensor's bytes do not fit its shape")
-    return TensorInfo(dtype, tuple(shape), start, end)
+    if any(type(info.dtype) is not str for info in tensors):
+        raise ValueError("a dtype is no text")
+    for dtype, shape, start, end in tensors:
+        size = DTYPE_BYTES.get(dtype)
+        if size is not None and math.prod(shape) * size != end - start:
+            raise ValueError("a tensor's bytes do not fit its shape")
 
 
-def _check_offsets(tensors: "Sequence[TensorInfo] | Any", size: int) -> None:
+def _check_offsets(tensors: Collection[TensorInfo], size: int) -> None:
     position = 0
-    for info in sorted(tensors, key=lambda info: (info.start, info.end)):
+    for info in sorted(tensors, key=itemgetter(2, 3)):
         if info.start != position or info.end < info.start:
             raise ValueError("tensors overlap or leave a hole")
         position = info.end
