@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from adapterhub_registry.safetensors_header import Header, TensorInfo, read_head
 # Width of the text that cross-attention reads, and of the two text encoders.
 ARCHITECTURE_BY_TEXT_WIDTH = {2048: "sdxl", 160: "mini", 1024: "sd2", 768: "sd1"}
 ARCHITECTURE_BY_ENCODER_WIDTH = {1280: "sdxl", 96: "mini"}
+WIDE = frozenset({"down", "hada_w1_b", "a2"})
+"""Parts whose second size is the module's number of inputs."""
 SDXL_WIDTHS = frozenset({640, 1280, 2048, 2560, 5120})
 """Of inputs in SDXL's transformers; the mini base has the same names and other widths."""
 TRANSFORMERS = "transformers"
@@ -100,7 +102,7 @@ def describe(path: Path, header: Header, *, config: Mapping[str, Any] | None = N
         modules=len(modules),
         ranks=tuple(sorted({rank for parts in modules.values() if (rank := _rank(parts))})),
         dtypes=tuple(sorted({info.dtype for info in header.tensors.values()})),
-        parameters=sum(math.prod(info.shape) for info in header.tensors.values()),
+        parameters=sum(map(math.prod, (info.shape for info in header.tensors.values()))),
         metadata=header.metadata,
         extras=tuple(sorted(name for name in rest if name.startswith(EMBEDDING_PREFIX))),
         unknown=tuple(sorted(name for name in rest if not name.startswith(EMBEDDING_PREFIX))),
@@ -130,8 +132,7 @@ def _architectures(
         yield f"{TRANSFORMERS}/{task}", "adapter_config.json"
     seen: set[str] = set()
     for name, key in known.items():
-        found = _by_shape(key, header.tensors[name])
-        if found and found not in seen:
+        if key.part in WIDE and (found := _by_shape(key, header.tensors[name].shape)) not in {"", *seen}:
             seen.add(found)
             yield found, f"shape of {name}"
     if header.metadata.get("ss_base_model_version", "").startswith("sdxl_"):
@@ -155,12 +156,8 @@ def _architectures(
             return
 
 
-def _by_shape(key: Key, info: TensorInfo) -> str:
-    width = info.shape[1] if key.part == "down" and len(info.shape) > 1 else 0
-    if key.part in ("hada_w1_b", "a2") and len(info.shape) == 2:
-        width = info.shape[1]
-    if not width:
-        return ""
+def _by_shape(key: Key, shape: Sequence[int]) -> str:
+    width = shape[1] if len(shape) > 1 else 0
     if key.component in ("unet", "") and key.module.endswith(
         ("attn2.to_k", "attn2_to_k", "attn2.to_v", "attn2_to_v")
     ):

@@ -100,7 +100,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     table: Any = json.loads(text)
     if not isinstance(table, dict):
         raise ValueError("the header is no object")
-    found: dict[str, Any] = table
+    found: dict[str, Any] = table  # pyright: ignore[reportUnknownVariableType]
     if text.count(b'"data_offsets"') != len(found) - ("__metadata__" in found):
         json.loads(text, object_pairs_hook=_no_doubles)  # slower, and sees a key that stands twice
     return found
@@ -128,7 +128,7 @@ def _check_numbers(tensors: Collection[TensorInfo]) -> None:
     numbers = [number for info in tensors for number in (*info.shape, info.start, info.end)]
     if numbers and ({*map(type, numbers)} != {int} or min(numbers) < 0):
         raise ValueError("a shape or an offset is no natural number")
-    if any(type(info.dtype) is not str for info in tensors):
+    if not all(isinstance(dtype, str) for dtype in {info.dtype for info in tensors}):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError("a dtype is no text")
     for dtype, shape, start, end in tensors:
         size = DTYPE_BYTES.get(dtype)
