@@ -26,6 +26,7 @@ from adapterhub.lora import extract as extracting
 from adapterhub.lora import inspect as inspecting
 from adapterhub.lora import merge as merging
 from adapterhub.lora import resize as resizing
+from adapterhub.lora.algebra import gram
 from adapterhub.lora.weights import MODEL, AdapterTensors, Target
 from adapterhub_registry.files import write_atomically
 from adapterhub_registry.intake import read_payload
@@ -54,6 +55,17 @@ class Subject:
     architecture: str
     version: Version | None
     digest: str
+
+
+def open_sound(subject: str | Path, *, registry: Registry | None = None) -> Subject:
+    """Read an adapter as `open_subject`, and check that all its numbers are finite.
+
+    Raises:
+        NotFiniteError: Some are not.
+    """
+    found = open_subject(subject, registry=registry)
+    found.tensors.require_finite(found.label)
+    return found
 
 
 def open_subject(subject: str | Path, *, registry: Registry | None = None) -> Subject:
@@ -122,7 +134,7 @@ def merge(
     """
     registry = registry or Registry()
     terms = [split_weight(text) for text in adapters]
-    subjects = [open_subject(subject, registry=registry) for subject, _ in terms]
+    subjects = [open_sound(subject, registry=registry) for subject, _ in terms]
     if not subjects:
         raise CompositionError("", "there is no adapter to merge")
     _same_architecture(subjects)
@@ -131,7 +143,13 @@ def merge(
     result = merging.merge(
         [subject.tensors for subject in subjects], weights, method=method, names=labels, **settings
     )
-    lineage = {"operation": "merged", "method": method, **_parents(subjects, weights), **_words(settings)}
+    lineage = {
+        "operation": "merged",
+        "method": method,
+        "energy_kept": f"{_energy_kept(result.adapter, result.layers):.6f}",
+        **_parents(subjects, weights),
+        **_words(settings),
+    }
     text = " + ".join(f"{label}:{weight:g}" for label, weight in zip(labels, weights, strict=True))
     return register(
         result.adapter,
@@ -164,9 +182,14 @@ def resize(
         **settings: One or more of `rank`, `ratio`, `frobenius`, `energy`.
     """
     registry = registry or Registry()
-    found = open_subject(subject, registry=registry)
+    found = open_sound(subject, registry=registry)
     result = resizing.resize(found.tensors, **settings)
-    lineage = {"operation": "resized", **_parents([found]), **_words(settings)}
+    lineage = {
+        "operation": "resized",
+        "energy_kept": f"{_energy_kept(result.adapter, result.layers):.6f}",
+        **_parents([found]),
+        **_words(settings),
+    }
     return register(
         result.adapter,
         parents=[found],
@@ -203,7 +226,7 @@ def convert(
         The version, and what became of each layer.
     """
     registry = registry or Registry()
-    found = open_subject(subject, registry=registry)
+    found = open_sound(subject, registry=registry)
     done = converting.to_lora(found.tensors, rank=rank, energy=energy, base=base_weights(base))
     lineage = {"operation": "converted", **_parents([found]), **_words({"rank": rank, "energy": energy})}
     version = register(
@@ -229,7 +252,7 @@ def convert_file(
     base: str | None = None,
 ) -> converting.Converted:
     """Write a plain LoRA file of an adapter; as `convert`, and registers nothing."""
-    found = open_subject(subject, registry=registry)
+    found = open_sound(subject, registry=registry)
     done = converting.to_lora(found.tensors, rank=rank, energy=energy, base=base_weights(base))
     write_adapter(done.adapter, out, format=format, **_header_words(found))
     return done
@@ -307,7 +330,7 @@ def export(
     Returns:
         What other tools will not read as it is meant, as sentences.
     """
-    found = open_subject(subject, registry=registry)
+    found = open_sound(subject, registry=registry)
     write_adapter(
         found.tensors,
         out,
@@ -365,7 +388,7 @@ def bake(
     """
     checkpoint = open_checkpoint(base)
     terms = [split_weight(text) for text in adapters]
-    pairs = [(open_subject(subject, registry=registry).tensors, weight) for subject, weight in terms]
+    pairs = [(open_sound(subject, registry=registry).tensors, weight) for subject, weight in terms]
     return baking.bake(checkpoint, pairs, out, on_tensor=on_tensor)
 
 
@@ -377,7 +400,7 @@ def compare(*adapters: str, registry: Registry | None = None, **settings: Any) -
         registry: Where references are looked up.
         **settings: See `adapterhub.lora.compare.compare`.
     """
-    subjects = [open_subject(adapter, registry=registry) for adapter in adapters]
+    subjects = [open_sound(adapter, registry=registry) for adapter in adapters]
     _same_architecture(subjects)
     named: dict[str, AdapterTensors] = {}
     for number, subject in enumerate(subjects, 1):
@@ -424,7 +447,7 @@ def load_into(
         How many modules it changes.
     """
     if not isinstance(subject, AdapterTensors):
-        found = open_subject(subject, registry=registry)
+        found = open_sound(subject, registry=registry)
         if found.architecture.startswith(TRANSFORMERS):
             raise ArchitectureError(found.architecture, "sdxl")
         subject = found.tensors
@@ -514,6 +537,16 @@ def _parents(subjects: Sequence[Subject], weights: Sequence[float] | None = None
         if weights is not None:
             fields[f"parent.{number}.weight"] = repr(weights[number - 1])
     return fields
+
+
+def _energy_kept(adapter: AdapterTensors, cuts: Mapping[Target, resizing.LayerCut]) -> float:
+    """Return what the cuts left of the squared norm of all LoRA layers together."""
+    kept = whole = 0.0
+    for target, layer in adapter.low_rank().items():
+        energy = float(gram([layer.factors()])[0, 0])
+        kept += energy
+        whole += energy / (1 - cuts[target].error ** 2) if target in cuts else energy
+    return kept / whole if whole else 1.0
 
 
 def _words(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -351,3 +351,18 @@ class ConversionError(AdapterHubError):
         self.reason = reason
         more = f" and {len(self.targets) - 3} more" if len(self.targets) > 3 else ""
         super().__init__(f"{', '.join(self.targets[:3])}{more} cannot be made plain LoRA: {reason}")
+
+
+class NotFiniteError(AdapterHubError):
+    """An adapter holds NaN or infinity, which would spoil every picture that it is composed into."""
+
+    code = "weights-not-finite"
+
+    def __init__(self, label: str, targets: Sequence[str]) -> None:
+        self.label = label
+        self.targets = list(targets)
+        more = f" and {len(self.targets) - 3} more" if len(self.targets) > 3 else ""
+        super().__init__(
+            f"{label} holds numbers that are not finite, at {', '.join(self.targets[:3])}{more}; "
+            "look at it with: adapterhub inspect"
+        )

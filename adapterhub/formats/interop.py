@@ -10,6 +10,9 @@ from adapterhub.formats.peft_config import peft_layers
 from adapterhub.lora.convert import to_lora
 from adapterhub.lora.weights import COMPONENTS, AdapterTensors, LowRank, Target
 
+# Norms are known here to be refused by what they are.
+LAYERS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm)
+
 
 def load_into(
     pipeline: Any,
@@ -80,12 +83,12 @@ def load_into(
 
 
 def _weights(pipeline: Any) -> dict[Target, Tensor]:
-    """Return the pristine weights of everything that a LoRA layer can stand on, under canonical names."""
+    """Return the pristine weights of all layers and norms, under canonical names."""
     weights: dict[Target, Tensor] = {}
     for component in COMPONENTS:
         for path, module in getattr(pipeline, component).named_modules():
             inner = getattr(module, "base_layer", module)
-            if isinstance(inner, nn.Linear | nn.Conv2d) and not path.endswith(".base_layer"):
+            if isinstance(inner, LAYERS) and not path.endswith(".base_layer"):
                 # transformers 5 dropped the level `text_model` from one of the two encoders.
                 is_short = component != "unet" and not path.startswith("text_model.")
                 weights[Target(component, f"text_model.{path}" if is_short else path)] = inner.weight

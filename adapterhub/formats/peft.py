@@ -30,7 +30,9 @@ def peft_files(adapter: AdapterTensors, *, config: Mapping[str, Any] | None = No
         reason = "a PEFT directory holds one component; split it first, or use --format diffusers"
         raise FormatError("peft", components, reason)
     tensors: dict[str, Tensor] = {}
-    names = {target: target.module.removeprefix("text_model.") for target in layers}
+    # transformers 5 dropped the level `text_model` from the first of SDXL's two text encoders.
+    dropped = "text_model." if components == ["text_encoder"] else ""
+    names = {target: target.module.removeprefix(dropped) for target in layers}
     for target, layer in layers.items():
         for suffix, tensor in layer.named.items():
             tensors[f"base_model.model.{names[target]}.{suffix}"] = tensor

@@ -122,7 +122,7 @@ def peft_fields(layers: Mapping[str, PeftLayer], modules: Iterable[str]) -> dict
         modules: The same paths, for `target_modules`.
     """
     # A pattern that begins with ^ matches one path alone; text encoders' paths may have a level more.
-    patterns = {name: name if name.startswith("encoder.") else f"^{name}$" for name in layers}
+    patterns = {name: f"^{name}$" if _is_whole(name) else name for name in layers}
     ranks = {patterns[name]: layer.rank for name, layer in layers.items()}
     alphas = {patterns[name]: layer.alpha for name, layer in layers.items()}
     rank, alpha = _commonest(ranks), _commonest(alphas)
@@ -134,6 +134,11 @@ def peft_fields(layers: Mapping[str, PeftLayer], modules: Iterable[str]) -> dict
         "target_modules": sorted(modules),
         **({"use_dora": True} if any("lora_magnitude_vector" in v.named for v in layers.values()) else {}),
     }
+
+
+def _is_whole(name: str) -> bool:
+    """Say whether a path is whole: text encoders' may lack a level in front."""
+    return not name.startswith("encoder.")
 
 
 def _is_output_dora(update: Native) -> bool:

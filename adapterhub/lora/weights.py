@@ -1,12 +1,15 @@
 """The canonical form of an adapter: for each target one typed update, with one resolved scale."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from adapterhub.errors import NotFiniteError
 from adapterhub.lora import algorithms
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
@@ -206,6 +209,21 @@ class AdapterTensors:
         """Return the layers that are plain LoRA."""
         return {target: layer for target, layer in self.layers.items() if isinstance(layer, LowRank)}
 
+    def require_finite(self, label: str) -> None:
+        """Read all numbers, and check that they are finite.
+
+        Raises:
+            NotFiniteError: Some are not; their targets are named.
+        """
+        spoilt = [
+            str(target)
+            for target, layer in self.layers.items()
+            if not all(_is_finite(part) for part in layer.tensors.values())
+        ]
+        spoilt += [f"{target} (bias)" for target, bias in self.biases.items() if not _is_finite(bias)]
+        if spoilt:
+            raise NotFiniteError(label, spoilt)
+
     def select(self, keep: Callable[[Target], bool]) -> "AdapterTensors":
         """Return the part of it on the targets that `keep` accepts; metadata and extras stay."""
         return dataclasses.replace(
@@ -220,6 +238,13 @@ class AdapterTensors:
             yield from layer.tensors.values()
         yield from self.biases.values()
         yield from self.extras.values()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Say whether all numbers are finite, by a sum that no finite number can spoil."""
+    return math.isfinite(
+        float(tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32))
+    )
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,7 @@ class Runtime:
             AdapterNotFoundError, VersionNotFoundError: A reference names nothing.
             ArchitectureError: An adapter is for another architecture.
             TargetError: An adapter changes modules that the pipeline does not have.
+            NotFiniteError: An adapter holds NaN or infinity.
         """
         if isinstance(composition, str):
             composition = Composition.parse(composition)
@@ -297,6 +298,7 @@ class Runtime:
             is_single = len(version.files) == 1
             tensors = read_adapter(directory / version.files[0].path if is_single else directory)
             self._targets.check(version.reference, tensors)
+            tensors.require_finite(version.reference)
         strengths = {component: term.strength(component) for component in COMPONENTS}
         return ActiveAdapter(version.reference, version.digest, tensors, strengths)
 

@@ -63,7 +63,8 @@ def merge(
     if targets:
         settings["targets"] = list(targets)
     version = derive.merge(adapters, name=name, method=method, base=base, message=message, **settings)
-    print_derived(version, {"method": method}, as_json=as_json, quiet=quiet)
+    facts = {"method": method, "energy_kept": float(version.lineage["energy_kept"])}
+    print_derived(version, facts, as_json=as_json, quiet=quiet)
 
 
 def _number(text: str) -> float | str:

@@ -41,4 +41,5 @@ def resize(
     settings: dict[str, Any] = {"rank": rank, "ratio": ratio, "frobenius": frobenius, "energy": energy}
     given = {key: value for key, value in settings.items() if value is not None}
     version = derive.resize(subject, name=name, base=base, message=message, **given)
-    print_derived(version, given, as_json=as_json, quiet=quiet)
+    facts = {"energy_kept": float(version.lineage["energy_kept"])}
+    print_derived(version, facts, as_json=as_json, quiet=quiet)

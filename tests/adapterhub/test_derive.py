@@ -16,7 +16,14 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 import adapterhub as ah
 from adapterhub import derive
-from adapterhub.errors import ArchitectureError, CompositionError, FormatError, InputError, NativeLayersError
+from adapterhub.errors import (
+    ArchitectureError,
+    CompositionError,
+    FormatError,
+    InputError,
+    NativeLayersError,
+    NotFiniteError,
+)
 from adapterhub.lora.identity import content_identity
 from adapterhub.lora.weights import Target
 from adapterhub.runtime.engine import Runtime
@@ -86,7 +93,9 @@ def test_a_merge_draws_what_the_composition_draws(
 def test_a_derived_version_knows_its_parents(registry: Registry, ink: str, wash: str) -> None:
     merged = ah.merge([f"{ink}:0.7", wash], name="me/lineage", method="svd", rank=2, registry=registry)
     parents = [registry.resolve(name).digest for name in (ink, wash)]
-    assert merged.lineage == {
+    lineage = dict(merged.lineage)
+    assert 0 < float(lineage.pop("energy_kept")) < 1
+    assert lineage == {
         "operation": "merged",
         "method": "svd",
         "setting.rank": "2",
@@ -301,3 +310,30 @@ def test_load_into_takes_references_and_files(registry: Registry, ink: str, tmp_
 def test_json_of_reports_is_json(registry: Registry, ink: str, wash: str) -> None:
     assert json.loads(json.dumps(derive.inspect(ink, registry=registry).as_json()))["overall"]["layers"] > 0
     assert len(json.loads(json.dumps(ah.compare(ink, wash, registry=registry).as_json()))["names"]) == 2
+
+
+def test_numbers_that_are_not_finite_go_nowhere(
+    registry: Registry, runtime: Runtime, ink: str, layers: dict[Target, Known], tmp_path: Path
+) -> None:
+    tensors = spelled("kohya", layers)
+    name = next(name for name in tensors if name.endswith("lora_up.weight"))
+    tensors[name] = tensors[name].clone().fill_(float("inf"))
+    path = tmp_path / "spoilt.safetensors"
+    save_file(tensors, path)
+    registry.add(path, name="me/spoilt", base="mini")
+    runtime.compose(ink)
+    for use in (
+        lambda: runtime.compose("me/spoilt"),
+        lambda: ah.merge([ink, "me/spoilt"], name="me/no", registry=registry),
+        lambda: derive.resize(str(path), name="me/no", rank=1, registry=registry),
+        lambda: derive.export("me/spoilt", tmp_path / "no", registry=registry),
+        lambda: derive.bake("mini", ["me/spoilt"], tmp_path / "no", registry=registry),
+        lambda: ah.compare(ink, str(path), registry=registry),
+    ):
+        with pytest.raises(NotFiniteError) as caught:
+            use()
+        assert len(caught.value.targets) == 1
+    assert str(runtime.composition) == f"{ink}:1.0"
+    assert not (tmp_path / "no").exists()
+    assert next(problem.kind for problem in derive.inspect(str(path)).problems) == "not-finite"
+    runtime.compose(None)
