@@ -12,10 +12,15 @@ from adapterhub_cli.bake import bake
 from adapterhub_cli.bases import bases
 from adapterhub_cli.compare import compare
 from adapterhub_cli.convert import convert
+from adapterhub_cli.delete import delete
+from adapterhub_cli.events import events
 from adapterhub_cli.export import export
 from adapterhub_cli.extract import extract
+from adapterhub_cli.find_file import find_file
+from adapterhub_cli.find_image import find_image
 from adapterhub_cli.generate import generate
 from adapterhub_cli.inspect import inspect
+from adapterhub_cli.lineage import lineage
 from adapterhub_cli.list import list_adapters
 from adapterhub_cli.merge import merge
 from adapterhub_cli.output import say
@@ -25,11 +30,13 @@ from adapterhub_cli.quickstart import quickstart
 from adapterhub_cli.remote import remote
 from adapterhub_cli.replay import replay
 from adapterhub_cli.resize import resize
+from adapterhub_cli.search import search
 from adapterhub_cli.show import show
 from adapterhub_cli.tag import tag
 from adapterhub_cli.train import train
 from adapterhub_cli.verify import verify
 from adapterhub_cli.versions import versions
+from adapterhub_cli.yank import yank
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,8 +56,9 @@ def cli(verbose: bool) -> None:
 
 
 for command in (
-    *(add, alias, bake, bases, compare, convert, export, extract, generate, inspect, list_adapters, merge),
-    *(pull, push, quickstart, remote, replay, resize, show, tag, train, verify, versions),
+    *(add, alias, bake, bases, compare, convert, delete, events, export, extract, find_file, find_image),
+    *(generate, inspect, lineage, list_adapters, merge, pull, push, quickstart, remote, replay, resize),
+    *(search, show, tag, train, verify, versions, yank),
 ):
     cli.add_command(command)
 

@@ -18,6 +18,8 @@
     ├── FieldError               a tag, kind, alias or other field is malformed
     ├── AliasMovedError          compare-and-set met another value
     ├── VersionConflictError     a number is taken by another digest
+    ├── VersionInUseError        an alias stands at a version that is to be deleted
+    ├── TombstoneError           a version was deleted; its number and digest are never used again
     ├── ManifestError            a manifest is malformed
     ├── BlobMissingError         a blob is not in the store
     ├── DigestMismatchError      bytes do not have the digest that they should
@@ -244,6 +246,34 @@ class VersionConflictError(AdapterHubError):
         super().__init__(
             f'"{name}" has another version {number} in {where} already: {theirs} there, {ours} here. '
             "Nothing was changed. Push with --renumber for the next number there, or pull with --as NS/NAME"
+        )
+
+
+class VersionInUseError(AdapterHubError):
+    """A version cannot be deleted while aliases stand at it."""
+
+    code = "version-in-use"
+
+    def __init__(self, version: str, aliases: Sequence[str]) -> None:
+        self.version = version
+        self.aliases = list(aliases)
+        super().__init__(
+            f"{version} is not deleted: {', '.join(self.aliases)} stands at it; move the alias first"
+        )
+
+
+class TombstoneError(AdapterHubError):
+    """A version was deleted; its number and digest are kept for ever and never used again."""
+
+    code = "version-deleted"
+
+    def __init__(self, adapter: str, number: int, digest: str) -> None:
+        self.adapter = adapter
+        self.number = number
+        self.digest = digest
+        super().__init__(
+            f"{adapter}@{number} ({digest[:19]}) was deleted, and a deleted version does not come back; "
+            "add these weights under another name, or with another message in their header"
         )
 
 

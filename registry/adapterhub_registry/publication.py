@@ -103,6 +103,25 @@ class Adapter:
     created: str
 
 
+@dataclass(frozen=True)
+class Event:
+    """One change of the registry.
+
+    Attributes:
+        time: UTC, ISO 8601.
+        actor: Who made it.
+        action: `publish`, `alias`, `update`, `yank`, `unyank`, `delete`, `remote-add`, `remote-remove`.
+        subject: What was changed: `me/ink@3`, `me/ink@prod`.
+        detail: What else there is to say, such as where an alias stood before.
+    """
+
+    time: str
+    actor: str
+    action: str
+    subject: str
+    detail: Mapping[str, object]
+
+
 def check_details(details: Details) -> None:
     """Check kind and tags.
 

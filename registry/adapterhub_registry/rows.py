@@ -2,16 +2,24 @@
 
 import getpass
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, select
 
-from adapterhub_registry.errors import AdapterNotFoundError, VersionNotFoundError
+from adapterhub_registry.errors import AdapterNotFoundError, TombstoneError, VersionNotFoundError
 from adapterhub_registry.manifest import Manifest, Version
-from adapterhub_registry.publication import Adapter, Details
+from adapterhub_registry.publication import Adapter, Details, Event, StoredFile
 from adapterhub_registry.references import Reference, parse_reference
-from adapterhub_registry.tables import AdapterRow, AliasRow, EventRow, TagRow, VersionRow
+from adapterhub_registry.tables import (
+    AdapterRow,
+    AliasRow,
+    DocumentRow,
+    EventRow,
+    PreviewRow,
+    TagRow,
+    VersionRow,
+)
 
 
 def select_version(session: Session, adapter: AdapterRow, reference: Reference) -> VersionRow:
@@ -28,6 +36,8 @@ def select_version(session: Session, adapter: AdapterRow, reference: Reference) 
         alias = session.get(AliasRow, (adapter.id, selector))
         query = query.where(VersionRow.number == (alias.number if alias else -1))
     rows = session.exec(query).all()
+    if len(rows) == 1 and rows[0].state == "deleted":
+        raise TombstoneError(reference.adapter, rows[0].number, rows[0].digest)
     is_ambiguous = selector.startswith("sha256:") and len(rows) > 1
     if not rows or is_ambiguous:
         numbers = session.exec(select(VersionRow.number).where(VersionRow.adapter_id == adapter.id)).all()
@@ -75,24 +85,37 @@ def to_version(adapter: AdapterRow, row: VersionRow) -> Version:
 
 def to_adapter(session: Session, row: AdapterRow) -> Adapter:
     """Return the value of a row, with its tags and aliases."""
-    tags = session.exec(select(TagRow.tag).where(TagRow.adapter_id == row.id).order_by(col(TagRow.tag)))
-    aliases = session.exec(select(AliasRow).where(AliasRow.adapter_id == row.id).order_by(col(AliasRow.name)))
-    latest = session.exec(
-        select(func.max(VersionRow.number)).where(
-            VersionRow.adapter_id == row.id, VersionRow.state == "published"
-        )
-    ).one()
-    return Adapter(
-        name=f"{row.namespace}/{row.name}",
-        title=row.title,
-        description=row.description,
-        card=row.card,
-        kind=row.kind,
-        tags=tuple(tags),
-        aliases={alias.name: alias.number for alias in aliases},
-        latest=latest,
-        created=row.created,
+    return to_adapters(session, [row])[0]
+
+
+def to_adapters(session: Session, rows: Sequence[AdapterRow]) -> list[Adapter]:
+    """Return the values of rows, with their tags and aliases: three queries for all."""
+    ids = [row.id for row in rows]
+    tags: dict[int, list[str]] = {}
+    for tag in session.exec(select(TagRow).where(col(TagRow.adapter_id).in_(ids)).order_by(col(TagRow.tag))):
+        tags.setdefault(tag.adapter_id, []).append(tag.tag)
+    aliases: dict[int, dict[str, int]] = {}
+    query = select(AliasRow).where(col(AliasRow.adapter_id).in_(ids)).order_by(col(AliasRow.name))
+    for alias in session.exec(query):
+        aliases.setdefault(alias.adapter_id, {})[alias.name] = alias.number
+    heads = [row.head_id for row in rows if row.head_id is not None]
+    latest = dict(
+        session.exec(select(VersionRow.id, VersionRow.number).where(col(VersionRow.id).in_(heads))).all()
     )
+    return [
+        Adapter(
+            name=f"{row.namespace}/{row.name}",
+            title=row.title,
+            description=row.description,
+            card=row.card,
+            kind=row.kind,
+            tags=tuple(tags.get(flushed_id(row.id), ())),
+            aliases=aliases.get(flushed_id(row.id), {}),
+            latest=latest.get(row.head_id),
+            created=row.created,
+        )
+        for row in rows
+    ]
 
 
 def write_details(session: Session, adapter: AdapterRow, details: Details) -> None:
@@ -135,3 +158,33 @@ def current_user() -> str:
 def now() -> str:
     """Return UTC now, ISO 8601, in seconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def list_documents(session: Session, version_id: int) -> list[StoredFile]:
+    """Return the files beside a version, by name."""
+    rows = session.exec(
+        select(DocumentRow).where(DocumentRow.version_id == version_id).order_by(col(DocumentRow.name))
+    )
+    return [StoredFile(row.name, row.sha256, row.size) for row in rows]
+
+
+def list_previews(session: Session, version_id: int) -> list[StoredFile]:
+    """Return the pictures of a version, in the order in which they were added."""
+    rows = session.exec(
+        select(PreviewRow).where(PreviewRow.version_id == version_id).order_by(col(PreviewRow.id))
+    )
+    return [
+        StoredFile(f"preview-{number}.png", row.sha256, row.size, row.prompt, row.seed)
+        for number, row in enumerate(rows, 1)
+    ]
+
+
+def list_events(session: Session, subject: str, limit: int) -> list[Event]:
+    """Return events, newest first, whose subject begins as given."""
+    query = select(EventRow).order_by(col(EventRow.id).desc()).limit(limit)
+    if subject:
+        query = query.where(col(EventRow.subject).startswith(subject, autoescape=True))
+    return [
+        Event(row.time, row.actor, row.action, row.subject, json.loads(row.detail))
+        for row in session.exec(query)
+    ]

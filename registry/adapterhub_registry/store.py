@@ -1,23 +1,20 @@
 """The registry: adapters, their versions, and what people say of them."""
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, select
 
-from adapterhub_registry import known_remotes
-from adapterhub_registry.blobs import DirectoryBlobs, digest_of
+from adapterhub_registry import care, known_remotes, publishing, states
+from adapterhub_registry.blobs import DirectoryBlobs
 from adapterhub_registry.database import Database
-from adapterhub_registry.errors import (
-    AdapterNotFoundError,
-    AliasMovedError,
-    FieldError,
-    RemoteError,
-    VersionConflictError,
-)
+from adapterhub_registry.errors import AdapterNotFoundError, FieldError, RemoteError
+from adapterhub_registry.facts import read_facts
 from adapterhub_registry.files import link_file
+from adapterhub_registry.finders import Finders
 from adapterhub_registry.intake import (
     PreviewPicture,
     describe_base,
@@ -38,19 +35,19 @@ from adapterhub_registry.references import ALIAS, RESERVED_ALIASES, Reference, p
 from adapterhub_registry.remotes import Remote, open_remote
 from adapterhub_registry.rows import (
     adapter_reference,
-    current_user,
-    find_adapter,
     flushed_id,
+    list_documents,
+    list_previews,
     log_event,
-    now,
     require_adapter,
     select_version,
     to_adapter,
+    to_adapters,
     to_version,
     write_details,
 )
 from adapterhub_registry.settings import RegistrySettings, ensure_home
-from adapterhub_registry.tables import AdapterRow, AliasRow, DocumentRow, PreviewRow, VersionRow
+from adapterhub_registry.tables import AdapterRow, VersionRow
 from adapterhub_registry.transfer import Transfer, pull, push
 
 
@@ -60,7 +57,7 @@ class Anywhere(Enum):
     ANYWHERE = "anywhere"
 
 
-class Registry:
+class Registry(Finders):
     """Adapters and their versions on this machine; safe to use from many processes at once.
 
     Args:
@@ -167,63 +164,11 @@ class Registry:
 
         Raises:
             VersionConflictError: The number is taken by another digest; nothing has changed.
+            TombstoneError: The digest was deleted here before.
         """
-        reference = adapter_reference(publication.name)
         check_details(publication.details)
-        digest = publication.manifest.digest
-        with self._database.writing() as session:
-            adapter = find_adapter(session, reference)
-            if adapter is None:
-                adapter = AdapterRow(namespace=reference.namespace, name=reference.name, created=now())
-                session.add(adapter)
-                session.flush()
-            adapter_id = flushed_id(adapter.id)
-            same = session.exec(
-                select(VersionRow).where(VersionRow.adapter_id == adapter_id, VersionRow.digest == digest)
-            ).first()
-            if same is not None:
-                return Published(to_version(adapter, same), is_new=False)
-            last = session.exec(
-                select(func.max(VersionRow.number)).where(VersionRow.adapter_id == adapter_id)
-            ).one()
-            number = publication.number or (last or 0) + 1
-            taken = session.exec(
-                select(VersionRow).where(VersionRow.adapter_id == adapter_id, VersionRow.number == number)
-            ).first()
-            if taken is not None:
-                raise VersionConflictError(
-                    reference.adapter, number, ours=digest, theirs=taken.digest, where=str(self.home)
-                )
-            row = VersionRow(
-                adapter_id=adapter_id,
-                number=number,
-                digest=digest,
-                manifest=publication.manifest.to_json(),
-                message=publication.message,
-                author=publication.author or current_user(),
-                created=publication.created or now(),
-            )
-            session.add(row)
-            session.flush()
-            version_id = flushed_id(row.id)
-            for item in publication.documents:
-                session.add(
-                    DocumentRow(version_id=version_id, name=item.name, sha256=item.sha256, size=item.size)
-                )
-            for item in {preview.sha256: preview for preview in publication.previews}.values():
-                session.add(
-                    PreviewRow(
-                        version_id=version_id,
-                        sha256=item.sha256,
-                        size=item.size,
-                        prompt=item.prompt,
-                        seed=item.seed,
-                    )
-                )
-            write_details(session, adapter, publication.details)
-            version = to_version(adapter, row)
-            log_event(session, "publish", version.reference, {"digest": digest})
-        return Published(version, is_new=True)
+        facts = read_facts(publication.manifest, self.blobs.path)
+        return publishing.publish(self._database, publication, facts, where=str(self.home))
 
     def resolve(self, reference: str | Reference) -> Version:
         """Return the version that a reference names; without a selector the highest published one.
@@ -244,7 +189,9 @@ class Registry:
         with self._database.reading() as session:
             adapter = require_adapter(session, adapter_reference(name))
             rows = session.exec(
-                select(VersionRow).where(VersionRow.adapter_id == adapter.id).order_by(col(VersionRow.number))
+                select(VersionRow)
+                .where(VersionRow.adapter_id == adapter.id, VersionRow.state != "deleted")
+                .order_by(col(VersionRow.number))
             )
             return [to_version(adapter, row) for row in rows]
 
@@ -252,7 +199,7 @@ class Registry:
         """Return all adapters, by name."""
         with self._database.reading() as session:
             rows = session.exec(select(AdapterRow).order_by(col(AdapterRow.namespace), col(AdapterRow.name)))
-            return [to_adapter(session, row) for row in rows]
+            return to_adapters(session, rows.all())
 
     def show(self, name: str) -> Adapter:
         """Return what is said of one adapter."""
@@ -262,25 +209,12 @@ class Registry:
     def documents(self, version: Version) -> "list[StoredFile]":
         """Return the files beside a version; read one with `read`."""
         with self._database.reading() as session:
-            rows = session.exec(
-                select(DocumentRow)
-                .where(DocumentRow.version_id == self._version_id(session, version))
-                .order_by(col(DocumentRow.name))
-            )
-            return [StoredFile(row.name, row.sha256, row.size) for row in rows]
+            return list_documents(session, self._version_id(session, version))
 
     def previews(self, version: Version) -> "list[StoredFile]":
         """Return the pictures of a version, in the order in which they were added."""
         with self._database.reading() as session:
-            rows = session.exec(
-                select(PreviewRow)
-                .where(PreviewRow.version_id == self._version_id(session, version))
-                .order_by(col(PreviewRow.id))
-            )
-            return [
-                StoredFile(f"preview-{number}.png", row.sha256, row.size, row.prompt, row.seed)
-                for number, row in enumerate(rows, 1)
-            ]
+            return list_previews(session, self._version_id(session, version))
 
     def read(self, sha256: str) -> bytes:
         """Return a stored file's bytes.
@@ -324,16 +258,13 @@ class Registry:
         if not re.fullmatch(ALIAS, alias) or alias in RESERVED_ALIASES or is_number_or_digest:
             rule = "a letter, then letters, digits, '.', '_' or '-'; not latest, main, head, v3 or a digest"
             raise FieldError("alias", alias, rule)
-        with self._database.writing() as session:
-            adapter = require_adapter(session, adapter_reference(name))
-            target = Reference(adapter.namespace, adapter.name, str(number))
-            select_version(session, adapter, target)
-            row = session.get(AliasRow, (adapter.id, alias))
-            before = row.number if row is not None else None
-            if not isinstance(expected, Anywhere) and before != expected:
-                raise AliasMovedError(target.adapter, alias, expected, before)
-            session.merge(AliasRow(adapter_id=flushed_id(adapter.id), name=alias, number=number))
-            log_event(session, "alias", f"{target.adapter}@{alias}", {"before": before, "after": number})
+        states.set_alias(
+            self._database,
+            dataclasses.replace(adapter_reference(name), selector=str(number)),
+            alias,
+            is_checked=not isinstance(expected, Anywhere),
+            expected=None if isinstance(expected, Anywhere) else expected,
+        )
 
     def update(self, name: str, details: Details) -> Adapter:
         """Change what is said of an adapter; None leaves a field as it is.
@@ -346,8 +277,30 @@ class Registry:
             adapter = require_adapter(session, adapter_reference(name))
             write_details(session, adapter, details)
             log_event(session, "update", f"{adapter.namespace}/{adapter.name}", {})
-            session.flush()
+            publishing.refresh(session, adapter)
             return to_adapter(session, adapter)
+
+    def yank(self, reference: str, reason: str) -> Version:
+        """Hide a version from `latest` and from search; who names its number or digest still gets it.
+
+        Raises:
+            FieldError: There is no reason.
+        """
+        if not reason.strip():
+            raise FieldError("reason", reason, "say why, for those who use it")
+        return states.yank(self._database, self._exact(reference), reason.strip())
+
+    def unyank(self, reference: str) -> Version:
+        """Bring a yanked version back."""
+        return states.unyank(self._database, self._exact(reference))
+
+    def delete(self, reference: str) -> str:
+        """Delete a version; its number and digest stay taken for ever. Return what was deleted.
+
+        Raises:
+            VersionInUseError: An alias stands at it.
+        """
+        return states.delete_version(self._database, self._exact(reference))
 
     def verify(self, reference: str | None = None) -> Iterator[tuple[Version, str, str]]:
         """Hash every file of one version, or of all, and yield (version, path, problem) for what is wrong."""
@@ -355,15 +308,7 @@ class Registry:
             chosen = [self.resolve(reference)]
         else:
             chosen = [version for adapter in self.list() for version in self.versions(adapter.name)]
-        for version in chosen:
-            beside = [*self.documents(version), *self.previews(version)]
-            wanted = [(file.path, file.sha256) for file in version.files]
-            wanted += [(item.name, item.sha256) for item in beside]
-            for path, sha256 in wanted:
-                if not self.blobs.has(sha256):
-                    yield version, path, f"missing: sha256:{sha256}"
-                elif (found := digest_of(self.blobs.read(sha256))) != sha256:
-                    yield version, path, f"damaged: expected sha256:{sha256}, found sha256:{found}"
+        return care.verify(self, chosen)
 
     def known_versions(self, name: str) -> "list[Version]":
         """Return all versions of an adapter, oldest first; none if there is no such adapter."""
@@ -440,6 +385,11 @@ class Registry:
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+    def _exact(self, reference: str) -> Reference:
+        """Return the reference of the very version that is meant, so that no alias moves in between."""
+        version = self.resolve(reference)
+        return parse_reference(version.reference)
 
     def _version_id(self, session: Session, version: Version) -> int:
         reference = parse_reference(version.reference)

@@ -1,13 +1,13 @@
 """The rows of the database; values that leave the package are in `manifest`."""
 
-from sqlmodel import Field, SQLModel, UniqueConstraint
+from sqlmodel import Field, Index, SQLModel, UniqueConstraint
 
 
 class AdapterRow(SQLModel, table=True):
     """A named line of versions, and what of it may change."""
 
     __tablename__ = "adapter"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (UniqueConstraint("namespace", "name"),)
+    __table_args__ = (UniqueConstraint("namespace", "name"), Index("ix_adapter_updated", "updated", "id"))
     id: int | None = Field(default=None, primary_key=True)
     namespace: str
     name: str
@@ -16,6 +16,8 @@ class AdapterRow(SQLModel, table=True):
     card: str = ""
     kind: str = "other"
     created: str
+    updated: str = ""
+    head_id: int | None = None
 
 
 class VersionRow(SQLModel, table=True):
@@ -33,6 +35,36 @@ class VersionRow(SQLModel, table=True):
     message: str = ""
     author: str = ""
     created: str
+    architecture: str = ""
+    algorithm: str = ""
+    licence: str = ""
+    operation: str = ""
+    ranks: str = ""
+    payload_digest: str = Field(default="", index=True)
+    parameters: int = 0
+    size: int = 0
+
+
+class FileHashRow(SQLModel, table=True):
+    """The hashes under which other tools know a payload file."""
+
+    __tablename__ = "file_hash"  # pyright: ignore[reportAssignmentType]
+    version_id: int = Field(foreign_key="version.id", primary_key=True)
+    path: str = Field(primary_key=True)
+    sha256: str = Field(index=True)
+    data_sha256: str = Field(index=True)
+    autov1: str = Field(index=True)
+
+
+class ParentRow(SQLModel, table=True):
+    """A version, by its digest, that another one was made of."""
+
+    __tablename__ = "parent"  # pyright: ignore[reportAssignmentType]
+    version_id: int = Field(foreign_key="version.id", primary_key=True)
+    position: int = Field(primary_key=True)
+    digest: str = Field(index=True)
+    name: str = ""
+    weight: str = ""
 
 
 class DocumentRow(SQLModel, table=True):

@@ -160,3 +160,50 @@ def test_bad_input_gets_one_line(run: Run, words: list[str], message: str) -> No
 def test_a_config_and_flags_together_are_wrong_usage(run: Run, tmp_path: Path) -> None:
     run("train", tmp_path / "x.toml", "--rank", 4, code=2)
     run("train", "--base", "mini", code=2)
+
+
+def test_adapters_are_searched_yanked_and_deleted(run: Run, ink: Path, tmp_path: Path) -> None:
+    run(
+        "add",
+        ink,
+        "--name",
+        "me/ink",
+        "--base",
+        "mini",
+        "--tag",
+        "portrait",
+        "--description",
+        "soft drawings",
+    )
+    run("add", ink, "--name", "me/other", "--base", "mini")
+    assert run("search", "draw", "-q") == "me/ink\n"
+    assert run("search", "--tag", "portrait", "--rank", 2, "-q") == "me/ink\n"
+    assert run("search", "nothing") == ""
+    assert run.talk == "nothing found\n"
+    first = run("search", "--limit", 1, "-q")
+    token = run.talk.split("--after ")[1].strip()
+    assert {first, run("search", "--limit", 1, "--after", token, "-q")} == {"me/ink\n", "me/other\n"}
+    (row,) = json.loads(run("search", "soft", "--json"))
+    assert row["tags"] == ["portrait"]
+
+    assert "the very file" in run("find-file", ink)
+    digest = json.loads(run("inspect", ink, "--header", "--json"))["autov2"]
+    assert run("find-file", digest, "-q") == "me/ink@1\nme/other@1\n"
+    (tmp_path / "x.safetensors").write_bytes(weights_bytes(7))
+    run("find-file", tmp_path / "x.safetensors", code=1)
+
+    run("yank", "me/ink@1", "--why", "wrong pictures")
+    assert "yanked" in run("versions", "me/ink")
+    run("show", "me/ink", code=1)
+    run("yank", "me/ink@1", "--undo")
+    run("yank", "me/ink@1", code=2)
+    run("delete", "me/other@1", "--yes")
+    run("show", "me/other@1", code=1)
+    assert "was deleted" in run.talk
+    assert [row["action"] for row in json.loads(run("events", "me/ink@1", "--json"))] == [
+        "unyank",
+        "yank",
+        "publish",
+    ]
+    assert run("lineage", "me/ink") == "me/ink@1  (imported)\n"
+    assert json.loads(run("lineage", "me/ink", "--json"))["is_here"]

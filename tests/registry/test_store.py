@@ -343,7 +343,12 @@ def test_the_tables_are_those_of_the_migrations(home: Path) -> None:
 
     Registry(home).close()
     with create_engine(f"sqlite:///{home / 'registry.db'}").connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
+        # The tables of the full-text index are SQLite's own.
+        context = MigrationContext.configure(
+            connection,
+            opts={"include_name": lambda name, kind, _: kind != "table" or not name.startswith("search")},
+        )
+        assert compare_metadata(context, SQLModel.metadata) == []
 
 
 @pytest.mark.parametrize("size", [0x280, 0x380, 0x480, 0x580])
