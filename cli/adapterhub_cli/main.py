@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from adapterhub_cli.add import add
+from adapterhub_cli.adopt import adopt
 from adapterhub_cli.alias import alias
 from adapterhub_cli.bake import bake
 from adapterhub_cli.bases import bases
@@ -56,8 +57,21 @@ def cli(verbose: bool) -> None:
 
 
 for command in (
-    *(add, alias, bake, bases, compare, convert, delete, events, export, extract, find_file, find_image),
-    *(generate, inspect, lineage, list_adapters, merge, pull, push, quickstart, remote, replay, resize),
+    *(add, adopt, alias, bake, bases, compare, convert, delete, events, export, extract, find_file),
+    *(
+        find_image,
+        generate,
+        inspect,
+        lineage,
+        list_adapters,
+        merge,
+        pull,
+        push,
+        quickstart,
+        remote,
+        replay,
+        resize,
+    ),
     *(search, show, tag, train, verify, versions, yank),
 ):
     cli.add_command(command)

@@ -13,8 +13,15 @@ from adapterhub_registry.finding import FoundVersion, UsedAdapter
 from adapterhub_registry.publication import Event
 from adapterhub_registry.publishing import fill_missing_facts
 from adapterhub_registry.references import parse_reference
-from adapterhub_registry.rows import list_events, require_adapter, select_version
+from adapterhub_registry.rows import (
+    adapter_reference,
+    find_adapter,
+    list_events,
+    require_adapter,
+    select_version,
+)
 from adapterhub_registry.search import PAGE, Filters, SearchPage
+from adapterhub_registry.tables import AdoptedRow
 
 
 class Finders:
@@ -68,6 +75,23 @@ class Finders:
         fill_missing_facts(self._database, self.blobs.path)
         with self._database.reading() as session:
             return finding.find_hashes(session, hashes)
+
+    def has_adapter(self, name: str) -> bool:
+        """Say whether there is an adapter of that name, deleted versions counted."""
+        with self._database.reading() as session:
+            return find_adapter(session, adapter_reference(name)) is not None
+
+    def adopted_before(self, path: str, inode: int, size: int, mtime_ns: int) -> str:
+        """Return the version that a file was adopted as, if it has not changed since; else an empty text."""
+        with self._database.reading() as session:
+            row = session.get(AdoptedRow, path)
+            is_same = row is not None and (row.inode, row.size, row.mtime_ns) == (inode, size, mtime_ns)
+            return row.version if row is not None and is_same else ""
+
+    def remember_adopted(self, path: str, inode: int, size: int, mtime_ns: int, version: str) -> None:
+        """Remember which version a file is."""
+        with self._database.writing() as session:
+            session.merge(AdoptedRow(path=path, inode=inode, size=size, mtime_ns=mtime_ns, version=version))
 
     def find_hash(self, text: str) -> list[FoundVersion]:
         """Say which versions have a file of a hash: SHA-256, AutoV1, AutoV2, AutoV3 or `sshs_model_hash`.

@@ -109,6 +109,17 @@ class AliasRow(SQLModel, table=True):
     number: int
 
 
+class AdoptedRow(SQLModel, table=True):
+    """A file of another tool that is a version here, as it was when it was last read."""
+
+    __tablename__ = "adopted"  # pyright: ignore[reportAssignmentType]
+    path: str = Field(primary_key=True)
+    inode: int
+    size: int
+    mtime_ns: int
+    version: str
+
+
 class RemoteRow(SQLModel, table=True):
     """Another registry."""
 

@@ -207,3 +207,16 @@ def test_adapters_are_searched_yanked_and_deleted(run: Run, ink: Path, tmp_path:
     ]
     assert run("lineage", "me/ink") == "me/ink@1  (imported)\n"
     assert json.loads(run("lineage", "me/ink", "--json"))["is_here"]
+
+
+def test_a_folder_is_adopted(run: Run, ink: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"no weights")
+    rows = json.loads(run("adopt", tmp_path, "--namespace", "me", "--json"))
+    assert [(row["file"], row["outcome"]) for row in rows] == [
+        ("broken.safetensors", "refused"),
+        (ink.name, "added"),
+    ]
+    assert "1 added, 1 refused" in run.talk
+    run("adopt", tmp_path, "--namespace", "me")
+    assert "1 known, 1 refused" in run.talk
+    assert "publish" in run("events", "me/ink")

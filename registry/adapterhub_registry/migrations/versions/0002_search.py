@@ -37,6 +37,14 @@ def upgrade() -> None:
         sa.Column("name", sa.String, nullable=False),
         sa.Column("weight", sa.String, nullable=False),
     )
+    op.create_table(
+        "adopted",
+        sa.Column("path", sa.String, primary_key=True),
+        sa.Column("inode", sa.Integer, nullable=False),
+        sa.Column("size", sa.Integer, nullable=False),
+        sa.Column("mtime_ns", sa.Integer, nullable=False),
+        sa.Column("version", sa.String, nullable=False),
+    )
     op.execute(
         "CREATE VIRTUAL TABLE search USING fts5(name, title, description, triggers, tags, "
         "tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3')"

@@ -1,0 +1,47 @@
+"""`adapterhub adopt`: take a whole LoRA folder of another tool."""
+
+from pathlib import Path
+
+import click
+
+from adapterhub_cli.output import data_options, print_rows, progress, say
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--namespace", default="local", show_default=True, help="Of the new names.")
+@click.option("--base", help="The base that all were made on, where their shapes do not tell.")
+@click.option("--dry-run", is_flag=True, help="Only say what would happen.")
+@data_options
+def adopt(folder: Path, namespace: str, base: str | None, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    """Take every LoRA below FOLDER, of A1111, Forge, ComfyUI or kohya, with triggers, notes and previews.
+
+    The folder is only read. Run it again at any time: what is known is not read twice.
+
+    \b
+    Examples:
+      adapterhub adopt ~/webui/models/Lora --namespace me --dry-run
+      adapterhub adopt ~/webui/models/Lora --namespace me
+    """
+    from collections import Counter
+
+    from adapterhub_registry.adoption import adopt as adopt_folder
+    from adapterhub_registry.store import Registry
+
+    found = list(
+        adopt_folder(
+            Registry(), folder, namespace=namespace, base=base, dry_run=dry_run, on_file=progress("adopting")
+        )
+    )
+    rows = [
+        {
+            "file": str(item.path.relative_to(folder)),
+            "outcome": item.outcome,
+            "version": item.version,
+            "reason": item.reason,
+        }
+        for item in found
+    ]
+    print_rows(rows, key="version", as_json=as_json, quiet=quiet)
+    counts = Counter(item.outcome for item in found)
+    say(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "no LoRA files there")
