@@ -44,7 +44,8 @@ def fill(home: Path, adapters: int, versions: int) -> list[str]:
         name = f"{words[0]}-{words[1]}-{number}"
         database.execute(
             "INSERT INTO adapter "
-            "(id, namespace, name, title, description, card, kind, created, updated, head_id) VALUES (?, ?, ?, ?, ?, '', 'style', ?, ?, ?)",
+            "(id, namespace, name, title, description, card, kind, created, updated, head_id) "
+            "VALUES (?, ?, ?, ?, ?, '', 'style', ?, ?, ?)",
             (number, f"ns{number % 50}", name, name, " ".join(words[2:]), TIME, TIME, number * versions),
         )
         database.execute(

@@ -1,7 +1,8 @@
 """The SQLite database: opening, migrating, and transactions that begin as writers."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,16 @@ class Database:
         with self._session(is_writing=True) as session:
             yield session
             session.commit()
+
+    def first(self, statement: str, values: Sequence[object]) -> "tuple[Any, ...] | None":
+        """Return the first row of one reading statement, without a session, which takes most of the time."""
+        from sqlalchemy.exc import OperationalError
+
+        try:
+            with closing(self._engine.raw_connection()) as connection:
+                return connection.driver_connection.execute(statement, values).fetchone()  # pyright: ignore[reportOptionalMemberAccess]
+        except (OperationalError, sqlite3.OperationalError) as exc:
+            raise DatabaseError(self._path, str(exc)) from exc
 
     def close(self) -> None:
         """Close all connections."""

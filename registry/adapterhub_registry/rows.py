@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from sqlmodel import Session, col, select
 
+from adapterhub_registry.database import Database
 from adapterhub_registry.errors import AdapterNotFoundError, TombstoneError, VersionNotFoundError
 from adapterhub_registry.manifest import Manifest, Version
 from adapterhub_registry.publication import Adapter, Details, Event, StoredFile
@@ -20,6 +21,34 @@ from adapterhub_registry.tables import (
     TagRow,
     VersionRow,
 )
+
+SELECTED = """
+    SELECT version.number, manifest, state, message, author, version.created, yank_reason
+    FROM adapter JOIN version ON version.adapter_id = adapter.id
+    WHERE adapter.namespace = ? AND adapter.name = ? AND state <> 'deleted' AND """
+BY_ALIAS = (
+    "version.number = (SELECT alias.number FROM alias WHERE adapter_id = adapter.id AND alias.name = ?)"
+)
+
+
+def quick_version(database: Database, reference: Reference) -> Version | None:
+    """Return what a reference selects by number, alias or `latest`; None leaves it to the long way."""
+    selector = reference.selector
+    values = [reference.namespace, reference.name]
+    if selector == "latest":
+        row = database.first(SELECTED + "version.id = adapter.head_id", values)
+    elif selector.isdigit():
+        row = database.first(SELECTED + "version.number = ?", [*values, int(selector)])
+    elif selector.startswith("sha256:"):
+        return None
+    else:
+        row = database.first(SELECTED + BY_ALIAS, [*values, selector])
+    if row is None:
+        return None
+    number, manifest, state, message, author, created, reason = row
+    return Version(
+        reference.adapter, number, Manifest.from_json(manifest), state, message, author, created, reason
+    )
 
 
 def select_version(session: Session, adapter: AdapterRow, reference: Reference) -> VersionRow:

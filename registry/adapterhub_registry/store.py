@@ -39,6 +39,7 @@ from adapterhub_registry.rows import (
     list_documents,
     list_previews,
     log_event,
+    quick_version,
     require_adapter,
     select_version,
     to_adapter,
@@ -180,6 +181,9 @@ class Registry(Finders):
         """
         if isinstance(reference, str):
             reference = parse_reference(reference)
+        found = quick_version(self._database, reference)
+        if found is not None:
+            return found
         with self._database.reading() as session:
             adapter = require_adapter(session, reference)
             return to_version(adapter, select_version(session, adapter, reference))
