@@ -1,15 +1,10 @@
 """Make new versions out of old ones, and files for other tools: references and files in, one version out."""
 
-import hashlib
-import io
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from adapterhub.bases.find import find_base
@@ -18,7 +13,8 @@ from adapterhub.formats import bake as baking
 from adapterhub.formats import interop
 from adapterhub.formats.checkpoint import Checkpoint
 from adapterhub.formats.headers import described
-from adapterhub.formats.read import read_adapter
+from adapterhub.formats.misread import warnings_for
+from adapterhub.formats.subjects import Subject, open_sound, open_subject, split_weight
 from adapterhub.formats.write import adapter_files, source_config, write_adapter
 from adapterhub.lora import compare as comparing
 from adapterhub.lora import convert as converting
@@ -28,80 +24,9 @@ from adapterhub.lora import merge as merging
 from adapterhub.lora import resize as resizing
 from adapterhub.lora.algebra import gram
 from adapterhub.lora.weights import MODEL, AdapterTensors, Target
-from adapterhub_registry.files import write_atomically
-from adapterhub_registry.intake import read_payload
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.probe import TRANSFORMERS
-from adapterhub_registry.references import REFERENCE
 from adapterhub_registry.store import Registry
-
-WEIGHT = re.compile(r"(?P<subject>.+):(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An adapter that was named by a reference or by a file.
-
-    Attributes:
-        label: `namespace/name@number`, or the file's name.
-        tensors: Read, memory-mapped.
-        architecture: What it was made for; empty if nothing tells.
-        version: What the registry says; None for a file.
-        digest: The version's, or SHA-256 of the file.
-    """
-
-    label: str
-    tensors: AdapterTensors
-    architecture: str
-    version: Version | None
-    digest: str
-
-
-def open_sound(subject: str | Path, *, registry: Registry | None = None) -> Subject:
-    """Read an adapter as `open_subject`, and check that all its numbers are finite.
-
-    Raises:
-        NotFiniteError: Some are not.
-    """
-    found = open_subject(subject, registry=registry)
-    found.tensors.require_finite(found.label)
-    return found
-
-
-def open_subject(subject: str | Path, *, registry: Registry | None = None) -> Subject:
-    """Read the adapter that a reference or a path names; a path that is there goes first.
-
-    Raises:
-        InputError: There is no such file.
-        AdapterHubError: As `Registry.resolve` and `read_adapter`.
-    """
-    path = Path(subject)
-    if path.exists() or not _is_reference(str(subject)):
-        payload = read_payload(path)
-        digest = hashlib.sha256()
-        for _, file in sorted(payload.files.items()):
-            digest.update(file.read_bytes())
-        return Subject(
-            path.name, read_adapter(path), payload.architecture, None, f"sha256:{digest.hexdigest()}"
-        )
-    registry = registry or Registry()
-    version = registry.resolve(str(subject))
-    directory = registry.directory(version)
-    path = directory / version.files[0].path if len(version.files) == 1 else directory
-    return Subject(version.reference, read_adapter(path), version.architecture, version, version.digest)
-
-
-def split_weight(text: str) -> tuple[str, float]:
-    """Take `REF:WEIGHT` or `FILE:WEIGHT` apart; a weight that is left out is 1.
-
-    Example:
-        >>> split_weight("me/ink@prod:0.7"), split_weight("ink.safetensors")
-        (('me/ink@prod', 0.7), ('ink.safetensors', 1.0))
-    """
-    found = WEIGHT.fullmatch(text)
-    if found is None or Path(text).exists():
-        return text, 1.0
-    return found["subject"], float(found["weight"])
 
 
 def merge(
@@ -343,29 +268,6 @@ def export(
     return warnings_for(found.tensors, format)
 
 
-def warnings_for(adapter: AdapterTensors, format_name: str) -> list[str]:
-    """Say what stock diffusers makes of a file in this format, where that is not what it should."""
-    if format_name == "comfy":
-        return ["stock diffusers does not read ComfyUI's layout; load it with adapterhub's load_into"]
-    if format_name not in ("kohya", "a1111"):
-        return []
-    found: list[str] = []
-    others = [name for name in adapter.algorithms if name != "lora"]
-    if others:
-        found.append(
-            f"stock diffusers refuses layers of {', '.join(others)}; convert to plain LoRA for it, "
-            "or load the file with adapterhub's load_into"
-        )
-    alphas = [round(layer.scale * layer.rank, 6) for layer in adapter.low_rank().values()]
-    most = max(alphas.count(alpha) for alpha in set(alphas)) if alphas else 0
-    if most < len(alphas):
-        found.append(
-            f"stock diffusers loads {len(alphas) - most} of {len(alphas)} modules at the wrong strength, "
-            "because their alphas differ; for it, use --format diffusers or adapterhub's load_into"
-        )
-    return found
-
-
 def bake(
     base: str | Path,
     adapters: Sequence[str],
@@ -456,17 +358,6 @@ def load_into(
     )
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a chart as a PNG.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
-
-
 def open_checkpoint(base: str | Path) -> Checkpoint:
     """Open a base's name, a directory in diffusers' format, or a single-file checkpoint."""
     path = Path(base)
@@ -515,10 +406,6 @@ def register(
             lineage=lineage,
             message=message,
         )
-
-
-def _is_reference(text: str) -> bool:
-    return "/" in text and REFERENCE.fullmatch(text) is not None and not text.endswith(".safetensors")
 
 
 def _same_architecture(subjects: Sequence[Subject]) -> None:

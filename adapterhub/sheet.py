@@ -1,8 +1,12 @@
 """Labelled contact sheets: a grid of pictures to look at."""
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from adapterhub_registry.files import write_atomically
 
 MARGIN = 8
 INK = (32, 32, 32)
@@ -81,3 +85,14 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text.rstrip() + "…"
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a chart as a PNG.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())

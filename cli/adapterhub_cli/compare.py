@@ -23,12 +23,13 @@ def compare(adapters: tuple[str, ...], matrix: Path | None, no_overlaps: bool, a
     """
     from adapterhub import derive
     from adapterhub.lora.charts import matrix as draw
+    from adapterhub.sheet import save_picture
 
     if len(adapters) < 2:
         raise click.UsageError("name at least two adapters")
     found = derive.compare(*adapters, overlaps=not no_overlaps)
     if matrix is not None:
-        derive.save_picture(draw(found), matrix)
+        save_picture(draw(found), matrix)
         say(f"look at {matrix}")
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))

@@ -65,10 +65,11 @@ def inspect(
         return 0
     from adapterhub import derive
     from adapterhub.lora import charts
+    from adapterhub.sheet import save_picture
 
     report = derive.inspect(str(path), base=base)
     if heat_map is not None:
-        derive.save_picture(charts.heat_map(report), heat_map)
+        save_picture(charts.heat_map(report), heat_map)
         say(f"look at {heat_map}")
     if as_json:
         print_fields(fields | {"measured": report.as_json()}, key="algorithm", as_json=True)

@@ -24,6 +24,7 @@ from adapterhub.errors import (
     NativeLayersError,
     NotFiniteError,
 )
+from adapterhub.formats.subjects import open_subject
 from adapterhub.lora.identity import content_identity
 from adapterhub.lora.weights import Target
 from adapterhub.runtime.engine import Runtime
@@ -116,7 +117,7 @@ def test_a_derived_version_knows_its_parents(registry: Registry, ink: str, wash:
 
 
 def registry_tensors(registry: Registry, reference: str) -> ah.AdapterTensors:
-    return derive.open_subject(reference, registry=registry).tensors
+    return open_subject(reference, registry=registry).tensors
 
 
 DIALECTS = (
@@ -213,7 +214,7 @@ def test_a_checkpoint_that_was_baked_gives_its_adapter_back(
     assert version.lineage["operation"] == "extracted"
     assert found.unchanged
     with pytest.raises(InputError, match="nothing to extract"):
-        derive.extract("mini", derive.find_base("mini").path, name="me/no", rank=4, registry=registry)
+        derive.extract("mini", ah.find_base("mini").path, name="me/no", rank=4, registry=registry)
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +302,7 @@ def test_architectures_are_not_mixed(
 def test_load_into_takes_references_and_files(registry: Registry, ink: str, tmp_path: Path) -> None:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
-    stock = StableDiffusionXLPipeline.from_pretrained(derive.find_base("mini").path)
+    stock = StableDiffusionXLPipeline.from_pretrained(ah.find_base("mini").path)
     derive.export(ink, tmp_path / "ink.safetensors", format="comfy", registry=registry)
     count = ah.load_into(stock, ink, registry=registry, adapter_name="ref")
     assert ah.load_into(stock, tmp_path / "ink.safetensors", adapter_name="file") == count > 100
