@@ -25,6 +25,7 @@ _EXPORTS = {
     "load_into": "adapterhub.derive",
     "merge": "adapterhub.derive",
     "read_adapter": "adapterhub.formats.read",
+    "read_lock": "adapterhub_registry.lockfile",
     "replay": "adapterhub.runtime.replay",
     "train": "adapterhub.training.train",
     "write_adapter": "adapterhub.formats.write",
@@ -48,6 +49,7 @@ __all__ = [
     "load_into",
     "merge",
     "read_adapter",
+    "read_lock",
     "replay",
     "train",
     "write_adapter",
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from adapterhub.runtime.replay import replay as replay
     from adapterhub.training.config import TrainConfig as TrainConfig
     from adapterhub.training.train import train as train
+    from adapterhub_registry.lockfile import read_lock as read_lock
     from adapterhub_registry.manifest import Version as Version
     from adapterhub_registry.record import GenerationRecord as GenerationRecord
     from adapterhub_registry.store import Registry as Registry

@@ -17,6 +17,7 @@ from adapterhub_cli.output import data_options, print_rows, progress
 @click.option("--use", "uses", multiple=True, metavar="REF[:WEIGHT]", help="An adapter; repeat for more.")
 @click.option("--seed", type=int, help="Seed of the first picture; drawn if left out.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures of each prompt.")
+@click.option("--locked", type=click.Path(path_type=Path), help="A lock file, in place of --use.")
 @click.option("--steps", type=int, default=30, show_default=True, help="Denoising steps.")
 @click.option("--guidance", type=float, default=5.0, show_default=True, help="Classifier-free guidance.")
 @click.option("--width", type=int, help="Pixels; by default what the base was trained for.")
@@ -30,6 +31,7 @@ def generate(
     negative: str | None,
     base: str,
     uses: tuple[str, ...],
+    locked: Path | None,
     seed: int | None,
     count: int,
     steps: int,
@@ -53,13 +55,17 @@ def generate(
     """
     from adapterhub.runtime.engine import Runtime
     from adapterhub_registry.files import write_atomically
+    from adapterhub_registry.lockfile import read_lock
     from adapterhub_registry.record import png_with_record
     from adapterhub_registry.settings import RegistrySettings, ensure_home
 
     ensure_home(RegistrySettings.from_environment().home)  # said before the work, not after
     names = _file_names(prompts, count, out)
+    if uses and locked is not None:
+        raise click.UsageError("give either --use or --locked")
+    composition = " + ".join(uses) if locked is None else read_lock(locked).composition
     with Runtime.load(base, device=device, dtype=dtype) as runtime:
-        runtime.compose(" + ".join(uses) or None)
+        runtime.compose(composition or None)
         result = runtime.generate(
             prompts,
             negative_prompt=negative,

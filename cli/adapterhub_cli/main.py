@@ -23,6 +23,7 @@ from adapterhub_cli.generate import generate
 from adapterhub_cli.inspect import inspect
 from adapterhub_cli.lineage import lineage
 from adapterhub_cli.list import list_adapters
+from adapterhub_cli.lock import lock
 from adapterhub_cli.merge import merge
 from adapterhub_cli.output import say
 from adapterhub_cli.pull import pull
@@ -58,21 +59,8 @@ def cli(verbose: bool) -> None:
 
 for command in (
     *(add, adopt, alias, bake, bases, compare, convert, delete, events, export, extract, find_file),
-    *(
-        find_image,
-        generate,
-        inspect,
-        lineage,
-        list_adapters,
-        merge,
-        pull,
-        push,
-        quickstart,
-        remote,
-        replay,
-        resize,
-    ),
-    *(search, show, tag, train, verify, versions, yank),
+    *(find_image, generate, inspect, lineage, list_adapters, lock, merge, pull, push, quickstart),
+    *(remote, replay, resize, search, show, tag, train, verify, versions, yank),
 ):
     cli.add_command(command)
 

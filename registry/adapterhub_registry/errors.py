@@ -21,6 +21,7 @@
     ├── VersionInUseError        an alias stands at a version that is to be deleted
     ├── TombstoneError           a version was deleted; its number and digest are never used again
     ├── ManifestError            a manifest is malformed
+    ├── LockError                a lock file cannot be read
     ├── BlobMissingError         a blob is not in the store
     ├── DigestMismatchError      bytes do not have the digest that they should
     └── RemoteError              a remote is not there, or not understood
@@ -285,6 +286,17 @@ class ManifestError(AdapterHubError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"the manifest of a version is not valid: {reason}")
+
+
+class LockError(AdapterHubError):
+    """A lock file cannot be read."""
+
+    code = "lock-invalid"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path} cannot be used: {reason}. Make it anew with: adapterhub lock COMPOSITION")
 
 
 class BlobMissingError(AdapterHubError):
