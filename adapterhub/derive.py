@@ -22,7 +22,6 @@ from adapterhub.lora import extract as extracting
 from adapterhub.lora import inspect as inspecting
 from adapterhub.lora import merge as merging
 from adapterhub.lora import resize as resizing
-from adapterhub.lora.algebra import gram
 from adapterhub.lora.weights import MODEL, AdapterTensors, Target
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.probe import TRANSFORMERS
@@ -71,7 +70,7 @@ def merge(
     lineage = {
         "operation": "merged",
         "method": method,
-        "energy_kept": f"{_energy_kept(result.adapter, result.layers):.6f}",
+        "energy_kept": f"{resizing.energy_kept(result.adapter, result.layers):.6f}",
         **_parents(subjects, weights),
         **_words(settings),
     }
@@ -111,7 +110,7 @@ def resize(
     result = resizing.resize(found.tensors, **settings)
     lineage = {
         "operation": "resized",
-        "energy_kept": f"{_energy_kept(result.adapter, result.layers):.6f}",
+        "energy_kept": f"{resizing.energy_kept(result.adapter, result.layers):.6f}",
         **_parents([found]),
         **_words(settings),
     }
@@ -207,8 +206,8 @@ def extract(
     registry = registry or Registry()
     before, after = open_checkpoint(base), open_checkpoint(tuned)
     shared = [target for target in before.weights if target in after.weights]
-    differing = [t for t in shared if before.weight(t).shape != after.weight(t).shape]
-    if differing or not shared:
+    are_alike = all(before.shape(before.weights[t]) == after.shape(after.weights[t]) for t in shared)
+    if not shared or not are_alike:
         raise ArchitectureError(str(tuned), str(base))
     pairs = ((target, before.weight(target), after.weight(target)) for target in shared)
     found = extracting.extract(pairs, rank=rank, **settings)
@@ -424,16 +423,6 @@ def _parents(subjects: Sequence[Subject], weights: Sequence[float] | None = None
         if weights is not None:
             fields[f"parent.{number}.weight"] = repr(weights[number - 1])
     return fields
-
-
-def _energy_kept(adapter: AdapterTensors, cuts: Mapping[Target, resizing.LayerCut]) -> float:
-    """Return what the cuts left of the squared norm of all LoRA layers together."""
-    kept = whole = 0.0
-    for target, layer in adapter.low_rank().items():
-        energy = float(gram([layer.factors()])[0, 0])
-        kept += energy
-        whole += energy / (1 - cuts[target].error ** 2) if target in cuts else energy
-    return kept / whole if whole else 1.0
 
 
 def _words(settings: Mapping[str, Any]) -> dict[str, str]:

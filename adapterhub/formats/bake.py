@@ -105,7 +105,7 @@ def _changes(
     changes: dict[tuple[Path, str], list[Change]] = {}
     wrong: list[str] = []
     for slot, stack in stacks.items():
-        shape = _shape(checkpoint, slot)
+        shape = checkpoint.shape(slot)
         for update, _ in stack:
             size = tuple(update.shape)
             if size and (torch.Size(size).numel() != shape.numel() or size[0] != shape[0]):
@@ -114,11 +114,6 @@ def _changes(
     if wrong:
         raise TargetError(str(checkpoint.path), wrong, "shapes differ")
     return changes
-
-
-def _shape(checkpoint: Checkpoint, slot: Slot) -> torch.Size:
-    whole = checkpoint.headers[slot.file].tensors[slot.key].shape
-    return torch.Size(whole if slot.part < 0 else (whole[0] // 3, *whole[1:]))
 
 
 def _write(

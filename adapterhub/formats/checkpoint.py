@@ -81,6 +81,11 @@ class Checkpoint:
         """
         return self.read(self.weights[target])
 
+    def shape(self, slot: Slot) -> torch.Size:
+        """Return the shape of a slot's tensor, from the header."""
+        whole = self.headers[slot.file].tensors[slot.key].shape
+        return torch.Size(whole if slot.part < 0 else (whole[0] // 3, *whole[1:]))
+
     def read(self, slot: Slot) -> Tensor:
         """Return the tensor of a slot."""
         header = self.headers[slot.file]
@@ -105,9 +110,8 @@ class Checkpoint:
         stem, _, kind = key.rpartition(".")
         table = {"weight": self.weights, "bias": self.biases}.get(kind)
         if component:
-            module = f"text_model.{stem.removeprefix('text_model.')}" if component != "unet" else stem
             if table is not None:
-                table[Target(component, module)] = Slot(file, key)
+                table[Target.at(component, stem)] = Slot(file, key)
         elif key.startswith(UNET_PREFIX):
             module = sgm_unet_names().get(stem.removeprefix(UNET_PREFIX))
             if module is not None and table is not None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from adapterhub.errors import TargetError
 from adapterhub.formats.peft_config import peft_layers
 from adapterhub.lora.convert import to_lora
-from adapterhub.lora.weights import COMPONENTS, AdapterTensors, LowRank, Target
+from adapterhub.lora.weights import COMPONENTS, AdapterTensors, Target
 
 # Norms are known here to be refused by what they are.
 LAYERS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm)
@@ -49,10 +49,7 @@ def load_into(
     if missing or not adapter.layers:
         raise TargetError(adapter_name, missing or ["no module at all"], "the pipeline has no such modules")
     plain = to_lora(adapter, rank=rank, energy=energy, base=lambda target: weights[target].detach().cpu())
-    folded = {
-        target: LowRank(layer.down, (layer.up.float() * layer.scale).to(layer.up.dtype))
-        for target, layer in plain.adapter.low_rank().items()
-    }
+    folded = {target: layer.folded() for target, layer in plain.adapter.low_rank().items()}
     layers = peft_layers(
         dataclasses.replace(plain.adapter, layers={**plain.adapter.layers, **folded}), "peft"
     )
@@ -89,9 +86,7 @@ def _weights(pipeline: Any) -> dict[Target, Tensor]:
         for path, module in getattr(pipeline, component).named_modules():
             inner = getattr(module, "base_layer", module)
             if isinstance(inner, LAYERS) and not path.endswith(".base_layer"):
-                # transformers 5 dropped the level `text_model` from one of the two encoders.
-                is_short = component != "unet" and not path.startswith("text_model.")
-                weights[Target(component, f"text_model.{path}" if is_short else path)] = inner.weight
+                weights[Target.at(component, path)] = inner.weight
     return weights
 
 

@@ -32,9 +32,10 @@ from adapterhub.lora.weights import (
     Update,
 )
 from adapterhub_registry.dialects import EMBEDDING_PREFIX, Key, algorithm_of, split_key
+from adapterhub_registry.intake import PEFT_FILES
 from adapterhub_registry.probe import TRANSFORMERS, describe, read_peft_config
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = PEFT_FILES
 REQUIRED = {
     "lora": ({"down", "up"}, {"alpha"}),
     "locon-tucker": ({"down", "up", "mid"}, {"alpha"}),
@@ -128,7 +129,7 @@ def target_of(key: Key) -> Target | None:
         sgm = sgm_unet_names().get(key.module)
         module = sgm if key.layout in ("comfy", "omi") and sgm else _unet_module(key.module)
     else:
-        module = f"text_model.{key.module.removeprefix('text_model.')}"
+        module = Target.at(component, key.module).module
         if module not in text_encoder_names() and module not in text_encoder_norm_names():
             module = None
     return None if module is None else Target(component, module)

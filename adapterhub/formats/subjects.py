@@ -1,12 +1,14 @@
 """Adapters that people name: by a reference into the registry, or by a file."""
 
-import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from adapterhub.formats.read import read_adapter
 from adapterhub.lora.weights import AdapterTensors
+from adapterhub_registry.blobs import digest_of, read_pieces
 from adapterhub_registry.intake import read_payload
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.references import REFERENCE
@@ -24,14 +26,22 @@ class Subject:
         tensors: Read, memory-mapped.
         architecture: What it was made for; empty if nothing tells.
         version: What the registry says; None for a file.
-        digest: The version's, or SHA-256 of the file.
+        files: Its files, by their names in a version.
     """
 
     label: str
     tensors: AdapterTensors
     architecture: str
     version: Version | None
-    digest: str
+    files: Mapping[str, Path]
+
+    @cached_property
+    def digest(self) -> str:
+        """The version's, or for a file SHA-256 of its bytes, which are read when this is first asked for."""
+        if self.version is not None:
+            return self.version.digest
+        pieces = (piece for _, path in sorted(self.files.items()) for piece in read_pieces(path))
+        return f"sha256:{digest_of(pieces)}"
 
 
 def open_sound(subject: str | Path, *, registry: Registry | None = None) -> Subject:
@@ -55,17 +65,11 @@ def open_subject(subject: str | Path, *, registry: Registry | None = None) -> Su
     path = Path(subject)
     if path.exists() or not _is_reference(str(subject)):
         payload = read_payload(path)
-        digest = hashlib.sha256()
-        for _, file in sorted(payload.files.items()):
-            digest.update(file.read_bytes())
-        return Subject(
-            path.name, read_adapter(path), payload.architecture, None, f"sha256:{digest.hexdigest()}"
-        )
+        return Subject(path.name, read_adapter(path), payload.architecture, None, payload.files)
     registry = registry or Registry()
     version = registry.resolve(str(subject))
-    directory = registry.directory(version)
-    path = directory / version.files[0].path if len(version.files) == 1 else directory
-    return Subject(version.reference, read_adapter(path), version.architecture, version, version.digest)
+    path = registry.payload(version)
+    return Subject(version.reference, read_adapter(path), version.architecture, version, {})
 
 
 def split_weight(text: str) -> tuple[str, float]:

@@ -15,8 +15,9 @@ from adapterhub.formats.diffusers import diffusers_parts
 from adapterhub.formats.headers import described, stripped
 from adapterhub.formats.kohya import kohya_tensors
 from adapterhub.formats.peft import peft_files
-from adapterhub.lora.weights import AdapterTensors, LowRank, Native, Update
+from adapterhub.lora.weights import AdapterTensors, LowRank, Native, Update, is_finite
 from adapterhub_registry.files import make_directory, write_atomically
+from adapterhub_registry.intake import PEFT_FILES, SINGLE_FILE
 
 FORMATS = ("kohya", "diffusers", "peft", "comfy", "a1111")
 LAYOUTS = {"kohya": "kohya", "diffusers": "diffusers", "peft": "peft", "comfy": "comfy", "a1111": "kohya"}
@@ -121,7 +122,7 @@ def adapter_files(
         header = stripped(header)
     if format_name == "peft":
         return peft_files(adapter, config=peft_config or own_config)
-    name = "pytorch_lora_weights.safetensors" if format_name == "diffusers" else "adapter.safetensors"
+    name = SINGLE_FILE if format_name == "diffusers" else "adapter.safetensors"
     if format_name == "diffusers":
         tensors, scales = diffusers_parts(adapter)
         return {name: safetensors_bytes(tensors, {**header, **scales})}
@@ -141,7 +142,7 @@ def _verbatim(adapter: AdapterTensors, format_name: str) -> dict[str, bytes] | N
 
 def source_config(adapter: AdapterTensors) -> dict[str, Any]:
     """Return the `adapter_config.json` that it was read with; empty if there was none."""
-    content = None if adapter.source is None else adapter.source.files.get("adapter_config.json")
+    content = None if adapter.source is None else adapter.source.files.get(PEFT_FILES[0])
     return {} if content is None else json.loads(bytes(content))
 
 
@@ -155,11 +156,10 @@ def _prepared(
     for target, update in adapter.layers.items():
         changed: Update = update
         if isinstance(update, LowRank) and fold_alpha:
-            up = (update.up.float() * update.scale).to(target_dtype or update.up.dtype)
-            changed = LowRank(update.down, up)
+            changed = update.folded(target_dtype)
         if target_dtype is not None:
             changed = _cast(changed, target_dtype)
-        if not all(bool(torch.isfinite(part.float()).all()) for part in changed.tensors.values()):
+        if not all(is_finite(part) for part in changed.tensors.values()):
             overflown.append(str(target))
         layers[target] = changed
     if overflown:

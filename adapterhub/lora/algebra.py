@@ -43,6 +43,11 @@ def stack(factors: Sequence[Factors]) -> Factors:
     return torch.cat([up for up, _ in factors], dim=1), torch.cat([down for _, down in factors])
 
 
+def decompose_whole(matrix: Tensor) -> Decomposed:
+    """Return the thin SVD of a full matrix `(m, n)`; min(m, n) singular values."""
+    return Decomposed(*torch.linalg.svd(matrix, full_matrices=False))
+
+
 def decompose(up: Tensor, down: Tensor, *, rank_of: Callable[[Tensor], int] | None = None) -> Decomposed:
     """Return the SVD of `up @ down`; at most min(R, m, n) singular values.
 
@@ -57,7 +62,7 @@ def decompose(up: Tensor, down: Tensor, *, rank_of: Callable[[Tensor], int] | No
         [3.0, 3.0]
     """
     if up.shape[1] >= THIN_FROM * min(up.shape[0], down.shape[1]):
-        return Decomposed(*torch.linalg.svd(up @ down, full_matrices=False)).truncated(up.shape[1])
+        return decompose_whole(up @ down).truncated(up.shape[1])
     q_up, r_up = torch.linalg.qr(up)
     q_down, r_down = torch.linalg.qr(down.t())
     u, s, v = torch.linalg.svd(r_up @ r_down.t())

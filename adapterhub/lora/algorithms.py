@@ -107,15 +107,6 @@ def rank_of(tensors: Tensors) -> int:
     return min(tensors["b1"].shape[0], tensors["b2"].shape[0]) if "b1" in tensors else 0
 
 
-def out_of(algorithm: str, tensors: Tensors) -> int:
-    """Return the number of outputs where the shape is not known but they are (OFT, BOFT); else 0."""
-    if algorithm == "oft":
-        return tensors["oft_blocks"].shape[0] * tensors["oft_blocks"].shape[1]
-    if algorithm == "boft":
-        return tensors["oft_blocks"].shape[1] * tensors["oft_blocks"].shape[2]
-    return 0
-
-
 def _half(tensors: Tensors, number: str) -> tuple[Tensor, Tensor]:
     """One of LoHa's products as `(out, r)` and `(r, in[, kh, kw])`; the Tucker form stores A transposed."""
     up, down = tensors[f"hada_w{number}_a"].float(), tensors[f"hada_w{number}_b"].float()

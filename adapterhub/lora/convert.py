@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from adapterhub.errors import ConversionError
@@ -12,6 +11,7 @@ from adapterhub.lora.algebra import (
     Decomposed,
     balanced,
     decompose,
+    decompose_whole,
     from_factors,
     rank_for_energy,
     truncation_error,
@@ -120,7 +120,7 @@ def _convert(
     else:
         delta = layer.delta(base=base)
         shape = tuple(delta.shape)
-        parts = Decomposed(*torch.linalg.svd(delta.flatten(1), full_matrices=False))
+        parts = decompose_whole(delta.flatten(1))
     kept = len(parts.s)
     if energy is not None:
         kept = min(kept, rank_for_energy(parts.s, energy))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adapterhub.lora.algebra import Decomposed, Factors, decompose
+from adapterhub.lora.algebra import Decomposed, Factors, decompose, decompose_whole
 from adapterhub.randomness import keyed_generator, keyed_normal
 
 BLOCK_ENTRIES = 2**18
@@ -161,7 +161,7 @@ def leading(matrix: Tensor, rank: int) -> Decomposed:
     """
     width, smaller = rank + OVERSAMPLING, min(matrix.shape)
     if width * 4 >= smaller:
-        return Decomposed(*torch.linalg.svd(matrix, full_matrices=False)).truncated(rank)
+        return decompose_whole(matrix).truncated(rank)
     basis = matrix @ keyed_normal((matrix.shape[1], width), 0, "range", *matrix.shape)
     for _ in range(ITERATIONS):
         basis = torch.linalg.qr(matrix.t() @ torch.linalg.qr(basis).Q).Q

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adapterhub.errors import AlgebraSettingError
-from adapterhub.lora.algebra import Decomposed, balanced, rank_for_energy
+from adapterhub.lora.algebra import Decomposed, balanced, decompose_whole, rank_for_energy
 from adapterhub.lora.weights import AdapterTensors, Dense, LowRank, Target
 from adapterhub.randomness import keyed_generator
 
@@ -99,7 +99,7 @@ def extract(
                 report.append(ExtractedLayer(target, 0, norm, 0.0))
         else:
             matrix = difference.flatten(1)
-            parts = _exact(matrix) if exact else _randomised(matrix, rank, target, seed)
+            parts = decompose_whole(matrix) if exact else _randomised(matrix, rank, target, seed)
             kept = min(rank, len(parts.s))
             if energy is not None:
                 kept = min(kept, rank_for_energy(parts.s, energy))
@@ -110,14 +110,10 @@ def extract(
     return Extracted(AdapterTensors(layers), tuple(report), tuple(unchanged))
 
 
-def _exact(matrix: Tensor) -> Decomposed:
-    return Decomposed(*torch.linalg.svd(matrix, full_matrices=False))
-
-
 def _randomised(matrix: Tensor, rank: int, target: Target, seed: int) -> Decomposed:
     columns = rank + OVERSAMPLING
     if columns >= 0.5 * min(matrix.shape):
-        return _exact(matrix)
+        return decompose_whole(matrix)
     drawn = keyed_generator(seed, "extract", str(target)).standard_normal(
         (matrix.shape[1], columns), np.float32
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from adapterhub.lora import algebra, algorithms
 from adapterhub.lora.algebra import Factors
 from adapterhub.lora.blocks import block_of
-from adapterhub.lora.weights import AdapterTensors, Dense, LowRank, Target, Update
+from adapterhub.lora.weights import AdapterTensors, Dense, LowRank, Target, Update, is_finite
 
 FORECAST_RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 ENERGY_KEPT = 0.99
@@ -322,7 +322,7 @@ def _norm(delta: Factors | Tensor) -> float:
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:
-    return all(bool(part.isfinite().all()) for part in tensors)
+    return all(is_finite(part) for part in tensors)
 
 
 def _subnormals(tensors: Sequence[Tensor]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from adapterhub.lora.algebra import Decomposed, Factors, decompose, stack
+from adapterhub.lora.algebra import Decomposed, Factors, decompose, decompose_whole, stack
 
 RANK_FROM = 1e-5
 """Singular values below this part of the largest are rounding, as in the code of KnOTS."""
@@ -120,7 +120,7 @@ def knots(deltas: Sequence[Factors], rule: Rule) -> Factors:
         half @ torch.linalg.qr(down.t(), mode="r").R.t()
         for half, (_, down) in zip(halves, deltas, strict=True)
     ]
-    u = _significant(_svd(torch.cat(inner, dim=1))).u
+    u = _significant(decompose_whole(torch.cat(inner, dim=1))).u
     aligned = [(u.t() @ half, down) for half, (_, down) in zip(halves, deltas, strict=True)]
     return q @ u, rule(aligned)
 
@@ -144,17 +144,13 @@ def core_space(deltas: Sequence[Factors], rule: Rule) -> Factors:
         root = parts.s.sqrt()
         halves.append((parts.u * root, root[:, None] * parts.v))
     up, down = stack(halves)
-    left, right = _significant(_svd(up)).u, _significant(_svd(down)).v
+    left, right = _significant(decompose_whole(up)).u, _significant(decompose_whole(down)).v
     return left @ rule([(left.t() @ up, down @ right.t()) for up, down in halves]), right
 
 
 def _cosine(gram: Tensor, first: int, second: int) -> float:
     norms = math.sqrt(float(gram[first, first]) * float(gram[second, second]))
     return float(gram[first, second]) / norms if norms else 0.0
-
-
-def _svd(matrix: Tensor) -> Decomposed:
-    return Decomposed(*torch.linalg.svd(matrix, full_matrices=False))
 
 
 def _significant(parts: Decomposed) -> Decomposed:
@@ -164,5 +160,5 @@ def _significant(parts: Decomposed) -> Decomposed:
 def _orthogonalised(columns: Tensor) -> Tensor:
     """The nearest matrix with orthonormal columns; a partial isometry where columns depend on each other."""
     q, r = torch.linalg.qr(columns)
-    parts = _significant(_svd(r))
+    parts = _significant(decompose_whole(r))
     return q @ (parts.u @ parts.v)

@@ -11,10 +11,11 @@ from torch import Tensor
 from adapterhub.errors import AlgebraSettingError, NativeLayersError
 from adapterhub.lora import algorithms
 from adapterhub.lora.algebra import (
-    Decomposed,
     balanced,
     decompose,
+    decompose_whole,
     from_factors,
+    gram,
     rank_for_energy,
     truncation_error,
 )
@@ -149,7 +150,7 @@ def compress_matrix(matrix: Tensor, shape: tuple[int, ...], bounds: Bounds) -> t
         bounds: With at least one value.
     """
     if bounds.has_spectral or bounds.rank is None:
-        parts = Decomposed(*torch.linalg.svd(matrix, full_matrices=False))
+        parts = decompose_whole(matrix)
     else:
         parts = leading(matrix, min(bounds.rank, *matrix.shape))
     kept = parts.truncated(bounds.rank_of(parts.s))
@@ -201,6 +202,16 @@ def resize(
             if cut.rank < layer.rank:
                 layers[target], cuts[target] = smaller, cut
     return ResizeResult(dataclasses.replace(adapter, layers=layers, source=None), cuts)
+
+
+def energy_kept(adapter: AdapterTensors, cuts: Mapping[Target, LayerCut]) -> float:
+    """Return what the cuts left of the squared norm of all LoRA layers together."""
+    kept = whole = 0.0
+    for target, layer in adapter.low_rank().items():
+        energy = float(gram([layer.factors()])[0, 0])
+        kept += energy
+        whole += energy / (1 - cuts[target].error ** 2) if target in cuts else energy
+    return kept / whole if whole else 1.0
 
 
 def scale(adapter: AdapterTensors, factor: float) -> AdapterTensors:

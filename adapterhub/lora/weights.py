@@ -1,7 +1,6 @@
 """The canonical form of an adapter: for each target one typed update, with one resolved scale."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -27,6 +26,20 @@ class Target(NamedTuple):
 
     component: str
     module: str
+
+    @classmethod
+    def at(cls, component: str, path: str) -> "Target":
+        """Return the target of a module by its path in the loaded component.
+
+        transformers 5 dropped the level `text_model` from one of the two encoders; targets always have it.
+
+        Example:
+            >>> Target.at("text_encoder", "encoder.layers.0.mlp.fc1").module
+            'text_model.encoder.layers.0.mlp.fc1'
+        """
+        if component in COMPONENTS[1:] and not path.startswith("text_model."):
+            path = f"text_model.{path}"
+        return cls(component, path)
 
     def __str__(self) -> str:
         return f"{self.component}.{self.module}"
@@ -70,6 +83,10 @@ class LowRank:
     def factors(self, *, weight: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return `(weight * scale * B, A)` in float32: `(out, rank)` and `(rank, in * kh * kw)`."""
         return self.up.flatten(1).float() * (weight * self.scale), self.down.flatten(1).float()
+
+    def folded(self, dtype: "torch.dtype | None" = None) -> "LowRank":
+        """Return it with the scale in B, multiplied in float32 and cast once, to `dtype` or B's own."""
+        return LowRank(self.down, (self.up.float() * self.scale).to(dtype or self.up.dtype))
 
     def delta(self, *, weight: float = 1.0, base: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return `weight * scale * up @ down` in float32, in the shape of the weight, sharing no memory.
@@ -218,9 +235,9 @@ class AdapterTensors:
         spoilt = [
             str(target)
             for target, layer in self.layers.items()
-            if not all(_is_finite(part) for part in layer.tensors.values())
+            if not all(is_finite(part) for part in layer.tensors.values())
         ]
-        spoilt += [f"{target} (bias)" for target, bias in self.biases.items() if not _is_finite(bias)]
+        spoilt += [f"{target} (bias)" for target, bias in self.biases.items() if not is_finite(bias)]
         if spoilt:
             raise NotFiniteError(label, spoilt)
 
@@ -240,11 +257,9 @@ class AdapterTensors:
         yield from self.extras.values()
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    """Say whether all numbers are finite, by a sum that no finite number can spoil."""
-    return math.isfinite(
-        float(tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32))
-    )
+def is_finite(tensor: Tensor) -> bool:
+    """Say whether all numbers of a tensor, of any dtype, are finite."""
+    return bool((tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all())
 
 
 @dataclass(frozen=True)

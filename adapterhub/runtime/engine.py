@@ -294,9 +294,7 @@ class Runtime:
         known = {adapter.digest: adapter.tensors for adapter in self._active}
         tensors = known.get(version.digest)
         if tensors is None:
-            directory = self.registry.directory(version)
-            is_single = len(version.files) == 1
-            tensors = read_adapter(directory / version.files[0].path if is_single else directory)
+            tensors = read_adapter(self.registry.payload(version))
             self._targets.check(version.reference, tensors)
             tensors.require_finite(version.reference)
         strengths = {component: term.strength(component) for component in COMPONENTS}

@@ -62,9 +62,7 @@ class TargetIndex:
         for component, module in components.items():
             for name, layer in module.named_modules():
                 if isinstance(layer, LAYERS):
-                    # transformers 5 dropped the level `text_model` from one of the two encoders.
-                    is_short = component != "unet" and not name.startswith("text_model.")
-                    target = Target(component, f"text_model.{name}" if is_short else name)
+                    target = Target.at(component, name)
                     self._parameters[target] = f"{component}.{name}.weight"
                     self._shapes[target] = tuple(layer.weight.shape)
                     if layer.bias is not None:

@@ -34,14 +34,16 @@ def compare(adapters: tuple[str, ...], matrix: Path | None, no_overlaps: bool, a
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
         return
-    weights = found.weights
-    cosines: list[list[float]] = found.as_json()["cosines"]
+    weights, cosines = found.weights, found.cosines
     rows = [
         {
             "adapter": name,
             "norm": f"{float(found.norms[row]):.3f}",
             "weight": f"{weights[name]:.2f}",
-            **{f"cos {column + 1}": f"{cosines[row][column]:+.3f}" for column in range(len(found.names))},
+            **{
+                f"cos {column + 1}": f"{float(cosines[row, column]):+.3f}"
+                for column in range(len(found.names))
+            },
         }
         for row, name in enumerate(found.names)
     ]

@@ -35,9 +35,7 @@ def inspect(
     path = Path(subject)
     if not path.exists() and "/" in subject and not subject.endswith(".safetensors"):
         registry = Registry()
-        version = registry.resolve(subject)
-        directory = registry.directory(version)
-        path = directory / version.files[0].path if len(version.files) == 1 else directory
+        path = registry.payload(registry.resolve(subject))
     files = read_payload(path).files
     weights = next(file for name, file in files.items() if name.endswith(".safetensors"))
     config = files.get("adapter_config.json")

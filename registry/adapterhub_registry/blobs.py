@@ -102,14 +102,19 @@ class DirectoryBlobs:
 
     def write_file(self, path: Path) -> tuple[str, int]:
         """Store a file's bytes and return (digest, size)."""
-        with path.open("rb") as file:
-            return self.write(iter(lambda: file.read(CHUNK_BYTES), b""), source=str(path))
+        return self.write(read_pieces(path), source=str(path))
 
     def digests(self) -> Iterator[str]:
         """Yield the digest of every blob."""
         root = self._root / "blobs" / "sha256"
         for path in sorted(root.glob("??/??/*")):
             yield path.name
+
+
+def read_pieces(path: Path) -> Iterator[bytes]:
+    """Yield a file's bytes in pieces."""
+    with path.open("rb") as file:
+        yield from iter(lambda: file.read(CHUNK_BYTES), b"")
 
 
 def digest_of(pieces: Iterable[bytes]) -> str:

@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 
 from adapterhub_registry.errors import FieldError, InputError, PictureError, RecordError
 from adapterhub_registry.hashes import FileHashes, hash_file
+from adapterhub_registry.intake import MAX_PREVIEW_PIXELS
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.record import read_record
 from adapterhub_registry.rows import to_version
@@ -18,7 +19,6 @@ from adapterhub_registry.tables import AdapterRow, FileHashRow, VersionRow
 
 LORA_HASHES = re.compile(r'Lora hashes: "([^"]*)"')
 SHORTEST = 8
-MAX_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def find_picture(session: Session, path: Path) -> list[UsedAdapter]:
 def _from_parameters(session: Session, path: Path) -> list[UsedAdapter]:
     try:
         with Image.open(path) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
+            if picture.width * picture.height > MAX_PREVIEW_PIXELS:
                 raise PictureError(path, "it has more than 64 million pixels")
             parameters = str(picture.info.get("parameters", ""))
     except FileNotFoundError as exc:

@@ -11,7 +11,6 @@ from adapterhub_registry.manifest import decimal_text
 from adapterhub_registry.references import parse_reference
 
 FORMAT = 1
-DEFAULT_NAME = "adapterhub.lock"
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def search(
     }
     key = keys[sort]
     if words:
-        tables = f"search JOIN adapter a ON a.id = search.rowid JOIN version v ON v.id = a.head_id"  # noqa: F541
+        tables = f"search JOIN {tables} AND a.id = search.rowid"
         where.append("search MATCH :words")
         values["words"] = words
     is_falling = sort in ("updated", "created")

@@ -241,6 +241,15 @@ class Registry(Finders):
             link_file(self.blobs.path(file.sha256), target / file.path)
         return target
 
+    def payload(self, version: Version) -> Path:
+        """Return the file of weights of a version, or its directory if it has several files.
+
+        Raises:
+            BlobMissingError: A file of the version is missing in the store.
+        """
+        directory = self.directory(version)
+        return directory / version.files[0].path if len(version.files) == 1 else directory
+
     def set_alias(
         self, name: str, alias: str, number: int, *, expected: int | Anywhere | None = Anywhere.ANYWHERE
     ) -> None:
