@@ -78,6 +78,7 @@ def to_lora(
         ConversionError: The base's weights are needed and were not given.
 
     Example:
+        >>> import torch
         >>> halves = {name: torch.ones(*shape) for name, shape in
         ...     [("hada_w1_a", (6, 2)), ("hada_w1_b", (2, 4)), ("hada_w2_a", (6, 2)), ("hada_w2_b", (2, 4))]}
         >>> loha = AdapterTensors({Target("unet", "mid_block.x"): Native("loha", halves, 1.0, "rank")})
