@@ -18,6 +18,7 @@ class AdapterRow(SQLModel, table=True):
     created: str
     updated: str = ""
     head_id: int | None = None
+    settings: str = "{}"
 
 
 class VersionRow(SQLModel, table=True):
@@ -43,6 +44,10 @@ class VersionRow(SQLModel, table=True):
     payload_digest: str = Field(default="", index=True)
     parameters: int = 0
     size: int = 0
+    alphas: str = ""
+    targets: str = ""
+    metrics: str = "{}"
+    linked: str = ""
 
 
 class FileHashRow(SQLModel, table=True):
@@ -90,6 +95,7 @@ class PreviewRow(SQLModel, table=True):
     size: int
     prompt: str = ""
     seed: int | None = None
+    settings: str = "{}"
 
 
 class TagRow(SQLModel, table=True):
@@ -118,6 +124,14 @@ class AdoptedRow(SQLModel, table=True):
     size: int
     mtime_ns: int
     version: str
+
+
+class CondemnedRow(SQLModel, table=True):
+    """A blob that no version needs, and since when; it goes after the grace time unless one needs it again."""
+
+    __tablename__ = "condemned"  # pyright: ignore[reportAssignmentType]
+    sha256: str = Field(primary_key=True)
+    since: str
 
 
 class RemoteRow(SQLModel, table=True):
