@@ -1,6 +1,9 @@
 """Stage `unet`: train the denoiser and both text encoders on latents."""
 
+import copy
 import time
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from torch import Tensor
 
 from adapterhub.bases.mini.recipe.autoencoder import encode_pictures
-from adapterhub.bases.mini.recipe.config import Recipe
+from adapterhub.bases.mini.recipe.config import Recipe, phase_at
+from adapterhub.bases.mini.recipe.pairs import empty_pairs, load_pairs, pair_caption
 from adapterhub.bases.mini.recipe.pictures import load_pictures, split_pictures, training_caption
 from adapterhub.bases.mini.recipe.state import (
     load_state,
@@ -22,6 +26,8 @@ from adapterhub.bases.mini.recipe.state import (
 )
 from adapterhub.bases.mini.recipe.text import build_text_encoders, load_tokenizers
 from adapterhub.randomness import keyed_generator, keyed_normal
+
+LOG_EVERY = 100
 
 
 def build_unet(recipe: Recipe) -> Any:
@@ -78,88 +84,175 @@ def build_modules(recipe: Recipe, work: Path) -> dict[str, torch.nn.Module]:
 def train_unet(recipe: Recipe, work: Path) -> None:
     """Train on min-SNR weighted noise prediction (Hang et al. 2023); the state goes to `unet.safetensors`."""
     settings = recipe.unet
+    device = torch.device(recipe.device)
     torch.manual_seed(recipe.seed)
-    pictures, _ = split_pictures(load_pictures(work))
-    mean, std, _ = encode_pictures(recipe, work)
+    batches = Batches(recipe, work)
     tokenizers = load_tokenizers(work)
-    modules = build_modules(recipe, work)
-    unet, first, second = modules["unet"], modules["text_encoder"], modules["text_encoder_2"]
+    modules = {name: module.to(device) for name, module in build_modules(recipe, work).items()}
     parameters = named_parameters(modules)
     ema = {name: p.detach().clone() for name, p in parameters.items()}
-    rates = [settings.learning_rate, settings.text_learning_rate]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(unet.parameters())},
-            {"params": [*first.parameters(), *second.parameters()]},
-        ],
-        weight_decay=0.01,
-        betas=(0.9, 0.99),
-        fused=True,
-    )
+    text = [p for part in ("text_encoder", "text_encoder_2") for p in modules[part].parameters()]
+    groups = [{"params": list(modules["unet"].parameters())}, {"params": text}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     path = work / "unet.safetensors"
     start = load_state(path, modules, optimizer, ema)
-    alphas = build_scheduler().alphas_cumprod
+    alphas = build_scheduler().alphas_cumprod.to(device)
     snr = alphas / (1 - alphas)
     loss_weight = snr.clamp(max=settings.min_snr_gamma) / snr
-    size_ids = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]]).repeat(settings.batch_size, 1)
-    began, running = time.monotonic(), 0.0
-    for step in range(start, settings.steps):
-        chosen = _batch_indices(recipe, len(pictures.names), step)
-        random = keyed_generator(recipe.seed, "unet-batch", step)
-        captions, shown = [], []
-        for i in chosen:
-            caption = training_caption(
-                pictures.names[i],
-                pictures.keywords[i],
-                mix=recipe.pictures.caption_mix,
-                seed=recipe.seed,
-                key=("unet", step, i),
-            )
-            # A dropped caption is SDXL's unconditional input, zeros; a quarter of the time an empty prompt.
-            dropped = random.random() < settings.caption_dropout
-            empty = dropped and random.random() < 0.25
-            captions.append("" if empty else caption)
-            shown.append(0.0 if dropped and not empty else 1.0)
-        shape = (len(chosen), 4, 16, 16)
-        latents = mean[chosen] + std[chosen] * keyed_normal(shape, recipe.seed, "posterior", step)
-        noise = keyed_normal(shape, recipe.seed, "noise", step)
-        # One draw from each of batch_size equal parts of the schedule: less variance than independent draws.
-        parts = (random.permutation(len(chosen)) + random.random(len(chosen))) / len(chosen)
-        steps = torch.from_numpy(np.floor(parts * 1000).astype(np.int64))
+    size_ids = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]], device=device)
+    total = sum(phase.steps for phase in settings.phases)
+    working = WorkingCopy(modules, torch.float32)
+    began, running = time.monotonic(), torch.zeros((), device=device)
+    for step in range(start, total):
+        phase, local = phase_at(settings.phases, step)
+        if working.precision is not (precision := getattr(torch, phase.precision)):
+            working = WorkingCopy(modules, precision)
+        batch = batches.draw(step)
+        latents, noise, steps, shown = (
+            value.to(device) for value in (batch.latents, batch.noise, batch.timesteps, batch.shown)
+        )
         alpha = alphas[steps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-
         factor = warmup_stable_decay(
-            step, steps=settings.steps, warmup=settings.warmup_steps, decay=settings.decay_steps
+            local, steps=phase.steps, warmup=settings.warmup_steps, decay=phase.decay_steps
         )
+        rates = (phase.learning_rate, phase.text_learning_rate)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
-        embeddings, pooled = encode_captions(captions, tokenizers, first, second)
-        mask = torch.tensor(shown)
+        working.pull()
+        unet, first, second = (working.modules[n] for n in ("unet", "text_encoder", "text_encoder_2"))
+        embeddings, pooled = encode_captions(batch.captions, tokenizers, first, second)
+        shown = shown.to(precision)
         predicted = unet(
-            noisy,
+            noisy.to(precision),
             steps,
-            encoder_hidden_states=embeddings * mask[:, None, None],
-            added_cond_kwargs={"text_embeds": pooled * mask[:, None], "time_ids": size_ids},
-        ).sample
+            encoder_hidden_states=embeddings * shown[:, None, None],
+            added_cond_kwargs={
+                "text_embeds": pooled * shown[:, None],
+                "time_ids": size_ids.repeat(len(shown), 1),
+            },
+        ).sample.float()
         error = (predicted - noise).square().mean(dim=(1, 2, 3))
         loss = (error * loss_weight[steps]).mean()
         loss.backward()
+        working.push()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        update_ema(ema, parameters, min(settings.ema_decay, (step + 1) / (step + 10)))
-        running += loss.item()
-        if (step + 1) % 100 == 0:
+        update_ema(ema, parameters, min(settings.ema_decay, (local + 1) / (local + 10)))
+        running += loss.detach()
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == total:
             seconds = time.monotonic() - began
+            since = (step % LOG_EVERY) + 1
+            line = f"{step + 1} {running.item() / since:.5f} {seconds:.0f}"
             with (work / "unet.log").open("a") as log:
-                log.write(f"{step + 1} {running / 100:.5f} {seconds:.0f}\n")
-            print(  # noqa: T201
-                f"unet {step + 1}/{settings.steps} loss {running / 100:.4f} {seconds:.0f} s", flush=True
-            )
-            running = 0.0
-        if (step + 1) % 500 == 0 or step + 1 == settings.steps:
+                log.write(line + "\n")
+            print("unet", line, flush=True)  # noqa: T201
+            running.zero_()
+        if (step + 1) % 500 == 0 or step + 1 == total:
             save_state(path, step + 1, modules, optimizer, ema)
+
+
+class WorkingCopy:
+    """The modules as a step runs them: themselves in float32, else a copy of lower precision."""
+
+    def __init__(self, modules: dict[str, torch.nn.Module], precision: torch.dtype) -> None:
+        """Copy the modules, if the precision is not theirs."""
+        self.precision = precision
+        self.masters = list(named_parameters(modules).values())
+        same = precision is torch.float32
+        self.modules = modules if same else {n: copy.deepcopy(m).to(precision) for n, m in modules.items()}
+        self.copies = list(named_parameters(self.modules).values())
+
+    def pull(self) -> None:
+        """Take the masters' values."""
+        if self.precision is not torch.float32:
+            with torch.no_grad():
+                for mine, master in zip(self.copies, self.masters, strict=True):
+                    mine.copy_(master)
+
+    def push(self) -> None:
+        """Hand the gradients to the masters, in float32."""
+        if self.precision is not torch.float32:
+            for mine, master in zip(self.copies, self.masters, strict=True):
+                master.grad = None if mine.grad is None else mine.grad.float()
+                mine.grad = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees, all of the same length; `shown` is 0 where SDXL's zeros replace the caption."""
+
+    captions: list[str]
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    shown: Tensor
+
+
+class Batches:
+    """Draws the batch of any step from the seed alone."""
+
+    def __init__(self, recipe: Recipe, work: Path) -> None:
+        """Encode the pictures, and the pairs if a phase shows any."""
+        self.recipe = recipe
+        self.pictures, _ = split_pictures(load_pictures(work))
+        self.mean, self.std, _ = encode_pictures(recipe, work)
+        wanted = any(phase.pairs for phase in recipe.unet.phases)
+        self.pairs, self.pair_mean, self.pair_std = load_pairs(recipe, work) if wanted else empty_pairs()
+
+    def draw(self, step: int) -> Batch:
+        """Return the batch of one step of the whole training."""
+        recipe, seed = self.recipe, self.recipe.seed
+        phase, _ = phase_at(recipe.unet.phases, step)
+        size = phase.batch_size
+        chosen = self._singles(step)
+        random = keyed_generator(seed, "unet-batch", step)
+        pairs: list[int] = random.integers(max(len(self.pairs), 1), size=phase.paired).tolist()
+        captions = [
+            training_caption(
+                self.pictures.names[i],
+                self.pictures.keywords[i],
+                mix=recipe.pictures.caption_mix,
+                seed=seed,
+                key=("unet", step, i),
+            )
+            for i in chosen
+        ]
+        for first, second in (self.pairs[p] for p in pairs):
+            captions.append(pair_caption(self.pictures.names[first], self.pictures.names[second], random))
+        shown = []
+        for i in range(size):
+            # A dropped caption is SDXL's unconditional input, zeros; a quarter of the time an empty prompt.
+            dropped = random.random() < recipe.unet.caption_dropout
+            empty = dropped and random.random() < 0.25
+            captions[i] = "" if empty else captions[i]
+            shown.append(0.0 if dropped and not empty else 1.0)
+        shape = (size, 4, 16, 16)
+        mean = torch.cat([self.mean[chosen], self.pair_mean[pairs]])
+        std = torch.cat([self.std[chosen], self.pair_std[pairs]])
+        # One draw from each of batch_size equal parts of the schedule: less variance than independent draws.
+        parts = (random.permutation(size) + random.random(size)) / size
+        return Batch(
+            captions=captions,
+            latents=mean + std * keyed_normal(shape, seed, "posterior", step),
+            noise=keyed_normal(shape, seed, "noise", step),
+            timesteps=torch.from_numpy(np.floor(parts * 1000).astype(np.int64)),
+            shown=torch.tensor(shown),
+        )
+
+    def _singles(self, step: int) -> list[int]:
+        """Return the single pictures of one step: every picture once an epoch, in an order of its own."""
+        count, phases = len(self.pictures.names), self.recipe.unet.phases
+        phase, local = phase_at(phases, step)
+        earlier = takewhile(lambda other: other is not phase, phases)
+        begin = sum(other.steps * other.single for other in earlier) + local * phase.single
+        positions = range(begin, begin + phase.single)
+        orders = {
+            epoch: keyed_generator(self.recipe.seed, "order", epoch).permutation(count)
+            for epoch in {position // count for position in positions}
+        }
+        return [int(orders[position // count][position % count]) for position in positions]
 
 
 def encode_captions(
@@ -173,20 +266,9 @@ def encode_captions(
             max_length=t.model_max_length,
             truncation=True,
             return_tensors="pt",
-        ).input_ids
+        ).input_ids.to(first.device)
         for t in tokenizers
     ]
     one = first(tokens[0], output_hidden_states=True)
     two = second(tokens[1], output_hidden_states=True)
     return torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1), two.text_embeds
-
-
-def _batch_indices(recipe: Recipe, count: int, step: int) -> list[int]:
-    """Return the pictures of one step: every picture once an epoch, in an order of its own."""
-    size = recipe.unet.batch_size
-    positions = range(step * size, (step + 1) * size)
-    orders = {
-        epoch: keyed_generator(recipe.seed, "order", epoch).permutation(count)
-        for epoch in {position // count for position in positions}
-    }
-    return [int(orders[position // count][position % count]) for position in positions]

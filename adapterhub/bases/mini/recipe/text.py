@@ -77,18 +77,20 @@ def train_text_encoders(recipe: Recipe, work: Path) -> None:
     pictures, _ = split_pictures(load_pictures(work))
     tokenizers = load_tokenizers(work)
     first, second = build_text_encoders(recipe, tokenizers)
-    modules = {
+    modules: dict[str, nn.Module] = {
         "text_encoder": first,
         "text_encoder_2": second,
         "picture": PictureEncoder(settings.projection_size),
         "head": nn.Linear(settings.hidden_size[0], settings.projection_size),
     }
+    for module in modules.values():
+        module.to(recipe.device)
     optimizer = torch.optim.AdamW(
         [p for m in modules.values() for p in m.parameters()], lr=settings.learning_rate, weight_decay=0.05
     )
     path = work / "text.safetensors"
     start = load_state(path, modules, optimizer, {})
-    pixels = to_tensor(pictures.pixels)
+    pixels = to_tensor(pictures.pixels).to(recipe.device)
     began = time.monotonic()
     for step in range(start, settings.steps):
         random = keyed_generator(recipe.seed, "text-batch", step)
@@ -109,7 +111,8 @@ def train_text_encoders(recipe: Recipe, work: Path) -> None:
         features = [nn.functional.normalize(modules["picture"](pixels[chosen]), dim=-1)]
         # Causal attention: what stands after the end token cannot change the pooled state.
         tokens = [
-            t(captions, padding=True, truncation=True, return_tensors="pt").input_ids for t in tokenizers
+            t(captions, padding=True, truncation=True, return_tensors="pt").input_ids.to(recipe.device)
+            for t in tokenizers
         ]
         features.append(modules["head"](first(tokens[0]).pooler_output))
         features.append(second(tokens[1]).text_embeds)
@@ -128,5 +131,5 @@ def train_text_encoders(recipe: Recipe, work: Path) -> None:
 
 def _contrastive_loss(pictures: Tensor, texts: Tensor) -> Tensor:
     logits = 15.0 * pictures @ texts.T
-    target = torch.arange(len(logits))
+    target = torch.arange(len(logits), device=logits.device)
     return (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2

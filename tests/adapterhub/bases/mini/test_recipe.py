@@ -104,7 +104,7 @@ def test_training_goes_on_from_saved_state_as_if_it_had_not_stopped(tmp_path: Pa
 
 def test_the_shipped_config_is_read_whole_and_unknown_keys_are_refused(tmp_path: Path) -> None:
     recipe = read_recipe(CONFIG)
-    assert recipe.edition == 1
+    assert recipe.edition == 2
     assert sum(recipe.pictures.caption_mix) == pytest.approx(1)
     wrong = tmp_path / "config.toml"
     wrong.write_text(CONFIG.read_text().replace("kl_weight", "kl_wait"))
