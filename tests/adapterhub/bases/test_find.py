@@ -25,7 +25,7 @@ CopyOfMini = Callable[[], Path]
 def test_the_mini_base_is_found_by_name() -> None:
     base = find_base("mini")
     assert (base.name, base.architecture) == ("mini", "mini")
-    assert base.card["edition"] == 1
+    assert base.card["edition"] == 2
 
 
 def test_a_directory_is_found_by_its_path(mini_copy: CopyOfMini) -> None:
