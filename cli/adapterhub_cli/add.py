@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from adapterhub_cli.describe import read_settings
 from adapterhub_cli.output import data_options, print_fields, say
 
 
@@ -13,12 +14,17 @@ from adapterhub_cli.output import data_options, print_fields, say
 @click.option("--base", help="The base that it was made on; its architecture must fit.")
 @click.option("--trigger", "triggers", multiple=True, help="What a prompt must say; repeat for more.")
 @click.option("--tag", "tags", multiple=True, help="A label for search; repeat for more.")
-@click.option("--preview", "previews", multiple=True, type=click.Path(path_type=Path), help="A PNG of it.")
+@click.option(
+    "--preview", "previews", multiple=True, type=click.Path(path_type=Path), help="A picture of it."
+)
 @click.option("--kind", help="style, subject, concept, slider or other.")
 @click.option("--weight", help="The strength to start with, for example 0.8.")
 @click.option("--licence", default="", help="SPDX identifier, or words.")
 @click.option("--title", help="The adapter's name for people.")
 @click.option("--description", help="A sentence.")
+@click.option("--setting", "settings", multiple=True, metavar="NAME=VALUE", help="What to generate with.")
+@click.option("--card", type=click.Path(path_type=Path), help="A model card, for what is not given here.")
+@click.option("--link", is_flag=True, help="Keep a hard link to the file, not a copy.")
 @click.option("-m", "--message", default="", help="What to say of this version.")
 @data_options
 def add(
@@ -33,15 +39,22 @@ def add(
     licence: str,
     title: str | None,
     description: str | None,
+    settings: tuple[str, ...],
+    card: Path | None,
+    link: bool,
     message: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Add PATH, a safetensors file or a PEFT directory, as the next version of an adapter.
 
+    A hard link takes no room, but a tool that changes PATH in place changes the version too; `verify` finds
+    that, and `verify --repair` makes the version independent.
+
     \b
     Examples:
       adapterhub add ink.safetensors --name me/ink --base mini --trigger inkwash
+      adapterhub add ink.safetensors --name me/ink --setting steps=30 --card README.md
       adapterhub add ./peft-corgi --name me/corgi --base mini --kind subject --preview corgi.png
     """
     from adapterhub_registry.store import Registry
@@ -61,9 +74,15 @@ def add(
         description=description,
         kind=kind,
         tags=tags or None,
+        settings=read_settings(settings) or None,
+        card=card,
+        link=link,
     )
     if version.number in known:
         say(f"nothing changed: these weights are there already as {version.reference}")
+    linked = registry.facts(version).linked
+    if linked:
+        say(f"linked, not copied: who changes {linked} in place changes {version.reference} too")
     print_fields(
         {"version": version.reference, "digest": version.digest, "architecture": version.architecture},
         key="version",

@@ -1,13 +1,10 @@
 """Adopt a folder of another tool: every LoRA in it becomes a version, with what lies beside it."""
 
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from adapterhub_registry.errors import (
     AdapterHubError,
@@ -15,16 +12,19 @@ from adapterhub_registry.errors import (
     FieldError,
     InputError,
     PickleRefusedError,
+    PictureError,
+    WeightsError,
 )
-from adapterhub_registry.intake import MAX_PREVIEW_PIXELS, PreviewPicture
+from adapterhub_registry.hashes import FileHashes, hash_file
+from adapterhub_registry.intake import PreviewPicture, Staged, read_payload, read_preview, stage
 from adapterhub_registry.publication import TAG
-from adapterhub_registry.safetensors_header import is_pickle, read_header
 from adapterhub_registry.sidecars import Sidecars, read_sidecars
 
 if TYPE_CHECKING:
     from adapterhub_registry.store import Registry
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz")
 WEIGHTS = ".safetensors"
 OnFile = Callable[[int, int], None]
 
@@ -37,13 +37,15 @@ class Adopted:
         path: The file.
         outcome: `added`, `known`, `refused`, or `would add` in a dry run.
         version: `namespace/name@number`; empty where there is none.
-        reason: Why it was refused, or what of its neighbours could not be read.
+        reason: Why it was refused or copied, or what of its neighbours could not be read.
+        is_linked: Whether the version is a hard link to the file.
     """
 
     path: Path
     outcome: str
     version: str = ""
     reason: str = ""
+    is_linked: bool = False
 
 
 def adopt(
@@ -52,19 +54,22 @@ def adopt(
     *,
     namespace: str,
     base: str | None = None,
+    link: bool = False,
     dry_run: bool = False,
     on_file: OnFile | None = None,
 ) -> Iterator[Adopted]:
     """Take every adapter below a folder into a registry, and yield what became of each file.
 
-    A file that was adopted before, and has not changed since by its inode, size and time, is not read again.
-    The folder is never written to. A run that dies goes on where it was.
+    A file that was adopted before, and has not changed since by its inode, size and time, is not opened
+    again; any other is read once, on its way into the store. The folder is never written to. A run that dies
+    goes on where it was.
 
     Args:
         registry: Where to.
         folder: A LoRA folder of A1111, Forge, ComfyUI or kohya's scripts; subfolders too.
         namespace: Of the new names.
         base: The base that all of them were made on; where it is left out, each file's shapes must tell.
+        link: Keep hard links, not copies, where the file system can; see `Registry.add`.
         dry_run: Only say what would happen.
         on_file: Called after each file with (files done, files).
 
@@ -73,37 +78,50 @@ def adopt(
     """
     if not folder.is_dir():
         raise InputError(folder, "there is no such folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (WEIGHTS, *PICKLES))
+    kinds = (WEIGHTS, *PICKLES, *ARCHIVES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
+    adopted = registry.adopted_files()
     for number, path in enumerate(files, 1):
         if path.is_file():
-            yield _adopt_file(registry, path, namespace, base, dry_run)
+            key = _key(path)
+            if key in adopted:
+                yield Adopted(path, "known", adopted[key])
+            else:
+                found = _adopt_file(registry, path, namespace, base, link, dry_run)
+                if found.version and not dry_run:
+                    registry.remember_adopted(*key, found.version)
+                yield found
         if on_file is not None:
             on_file(number, len(files))
 
 
-def _adopt_file(registry: "Registry", path: Path, namespace: str, base: str | None, dry_run: bool) -> Adopted:
+def _key(path: Path) -> tuple[str, int, int, int]:
+    found = path.stat()
+    name = str(path.resolve()).encode("utf-8", "backslashreplace").decode()  # names may be no UTF-8
+    return name, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _adopt_file(
+    registry: "Registry", path: Path, namespace: str, base: str | None, link: bool, dry_run: bool
+) -> Adopted:
     try:
-        stat = path.stat()
-        key = (str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        version = registry.adopted_before(*key)
-        if version:
-            return Adopted(path, "known", version)
-        if path.suffix.lower() != WEIGHTS or is_pickle(path):
+        if path.suffix.lower() in ARCHIVES:
+            raise WeightsError(path, "it is an archive; unpack it, and adopt the .safetensors file in it")
+        if path.suffix.lower() in PICKLES:
             raise PickleRefusedError(path)
-        known = registry.find_file(path)
-        if known:
-            version = known[0].version.reference
-            if not dry_run and known[0].by == "sha256":
-                registry.remember_adopted(*key, version)
-            return Adopted(path, "known", version)
-        sidecars = read_sidecars(path, read_header(path).metadata)
-        name = _free_name(registry, namespace, path)
-        reason = "; ".join(sidecars.problems)
+        payload = read_payload(path)
+        sidecars = read_sidecars(path, payload.header.metadata)
         if dry_run:
-            return Adopted(path, "would add", name, reason)
-        version, problem = _add(registry, path, name, base, sidecars)
-        registry.remember_adopted(*key, version)
-        return Adopted(path, "added", version, "; ".join(filter(None, (reason, problem))))
+            known = _known(registry, hash_file(path))
+            reason = "" if known else "; ".join(sidecars.problems)
+            name = known or _free_name(registry, namespace, path)
+            return Adopted(path, "known" if known else "would add", name, reason)
+        with stage(registry.blobs, payload, link=link) as staged:
+            known = _known(registry, staged.hashes)
+            if known:
+                return Adopted(path, "known", known)
+            name = _free_name(registry, namespace, path)
+            return _add(registry, staged, name, base, sidecars, link)
     except ArchitectureError as exc:
         hint = "name the base with --base" if exc.adapter == "unknown" else str(exc)
         return Adopted(path, "refused", reason=f"its shapes do not tell what it fits; {hint}")
@@ -111,43 +129,45 @@ def _adopt_file(registry: "Registry", path: Path, namespace: str, base: str | No
         return Adopted(path, "refused", reason=str(exc))
 
 
+def _known(registry: "Registry", hashes: FileHashes) -> str:
+    found = registry.find_hashes(hashes)
+    return found[0].version.reference if found else ""
+
+
 def _add(
-    registry: "Registry", path: Path, name: str, base: str | None, sidecars: Sidecars
-) -> tuple[str, str]:
-    """Add one file; return its version, and what was wrong with its picture."""
-    problem = ""
-    with tempfile.TemporaryDirectory() as drafts:
-        previews: list[PreviewPicture] = []
-        if sidecars.picture is not None:
-            try:
-                previews.append(_preview(sidecars.picture, Path(drafts)))
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-                problem = f"{sidecars.picture.name} cannot be read as a picture ({exc})"
-        tags = tuple(tag for word in sidecars.tags if TAG.fullmatch(tag := _slug(word)))
-        version = registry.add(
-            path,
-            name=name,
-            base=base,
-            trigger_words=sidecars.trigger_words,
-            recommended_weight=sidecars.weight or None,
-            licence=sidecars.licence,
-            lineage={"operation": "imported", "file": path.name},
-            previews=previews,
-            message=f"adopted from {path.name}",
-            title=sidecars.title or path.stem,
-            description=sidecars.description or None,
-            tags=tags or None,
-        )
-    return version.reference, problem
-
-
-def _preview(path: Path, drafts: Path) -> PreviewPicture:
-    """Decode a picture under the pixel cap, and encode it again, without what it carries beside pixels."""
-    with Image.open(path, formats=["PNG", "JPEG", "WEBP"]) as picture:
-        if picture.width * picture.height > MAX_PREVIEW_PIXELS:
-            raise ValueError("over 64 million pixels")
-        picture.convert("RGB").save(drafts / "preview.png")
-    return PreviewPicture(drafts / "preview.png")
+    registry: "Registry", staged: Staged, name: str, base: str | None, sidecars: Sidecars, link: bool
+) -> Adopted:
+    """Add one file that was read already."""
+    path, problems = staged.payload.path, list(sidecars.problems)
+    spelled = Path(path.name.encode("utf-8", "replace").decode())
+    previews: list[PreviewPicture] = []
+    if sidecars.picture is not None:
+        try:
+            previews.append(read_preview(sidecars.picture))
+        except (InputError, PictureError) as exc:
+            problems.append(str(exc))
+    if staged.problem:
+        problems.append(f"it was copied, not linked: {staged.problem}")
+    tags = tuple(tag for word in sidecars.tags if TAG.fullmatch(tag := _slug(word)))
+    version = registry.add(
+        staged,
+        name=name,
+        base=base,
+        trigger_words=sidecars.trigger_words,
+        recommended_weight=sidecars.weight or None,
+        licence=sidecars.licence,
+        lineage={"operation": "imported", "file": spelled.name},
+        previews=previews,
+        message=f"adopted from {spelled.name}",
+        title=sidecars.title or spelled.stem,
+        description=sidecars.description or None,
+        kind=sidecars.kind or None,
+        tags=tags or None,
+        settings=sidecars.settings or None,
+        link=link,
+    )
+    is_linked = registry.facts(version).linked != ""
+    return Adopted(path, "added", version.reference, "; ".join(problems), is_linked)
 
 
 def _free_name(registry: "Registry", namespace: str, path: Path) -> str:

@@ -2,12 +2,16 @@
 
 import hashlib
 import os
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
-from adapterhub_registry.errors import BlobMissingError, DigestMismatchError, OutputError
+from adapterhub_registry.errors import BlobMissingError, DigestMismatchError, InputError, OutputError
+from adapterhub_registry.files import share_bytes
+from adapterhub_registry.hashes import Hasher
+from adapterhub_registry.staging import linked_draft, new_draft
 
 CHUNK_BYTES = 1 << 20
 
@@ -31,6 +35,27 @@ class BlobStore(Protocol):
         With `expected`, bytes of another digest raise `DigestMismatchError` and nothing is kept.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A file in staging that was hashed on its way there.
+
+    Attributes:
+        path: Where it lies.
+        file: The open file.
+        sha256: Of its bytes.
+        size: Its bytes.
+        is_link: Whether it is a second name of the file that it was made of, which others may write to.
+        problem: Why it is no link, if it should be one.
+    """
+
+    path: Path
+    file: BinaryIO
+    sha256: str
+    size: int
+    is_link: bool
+    problem: str = ""
 
 
 class DirectoryBlobs:
@@ -65,44 +90,108 @@ class DirectoryBlobs:
             yield from iter(lambda: file.read(CHUNK_BYTES), b"")
 
     def write(
-        self, pieces: Iterable[bytes], *, expected: str | None = None, source: str = ""
+        self,
+        pieces: Iterable[bytes],
+        *,
+        expected: str | None = None,
+        source: str = "",
+        replace: bool = False,
     ) -> tuple[str, int]:
         """Store bytes and return (digest, size); storing what is there already changes nothing.
+
+        With `replace` the blob gets these bytes in any case, as a file of its own, in one step.
 
         Raises:
             DigestMismatchError: The bytes do not have the expected digest.
             OutputError: The disk is full or cannot be written.
         """
         staging = self._root / "staging"
-        draft = staging / uuid.uuid4().hex
         digest, size = hashlib.sha256(), 0
         try:
-            staging.mkdir(parents=True, exist_ok=True)
-            with draft.open("xb") as file:
+            with new_draft(staging) as (draft, file):
                 for piece in pieces:
                     digest.update(piece)
                     size += len(piece)
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-            found = digest.hexdigest()
-            if expected is not None and found != expected:
-                raise DigestMismatchError(expected, found, source)
-            target = self.path(found)
-            if not target.exists():
-                draft.chmod(0o444)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(draft, target)
-                _sync_directory(target.parent)
+                found = digest.hexdigest()
+                if expected is not None and found != expected:
+                    raise DigestMismatchError(expected, found, source)
+                target = self.path(found)
+                if replace or not target.exists():
+                    draft.chmod(0o444)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(draft, target)
+                    sync_directory(target.parent)
         except OSError as exc:
             raise OutputError(staging, exc.strerror or str(exc)) from exc
-        finally:
-            draft.unlink(missing_ok=True)
         return found, size
 
-    def write_file(self, path: Path) -> tuple[str, int]:
-        """Store a file's bytes and return (digest, size)."""
-        return self.write(read_pieces(path), source=str(path))
+    @contextmanager
+    def draft(self, source: Path, hasher: Hasher, *, link: bool = False) -> Generator[Draft]:
+        """Take a file into staging, to be kept or not, and hash it on the way, the one time that it is read.
+
+        The draft is a clone where the file system has such, else a copy; with `link` a second name of the
+        file, or a copy that says why it is none.
+
+        Raises:
+            InputError: The file cannot be read.
+            OutputError: The disk is full or cannot be written.
+        """
+        try:
+            with ExitStack() as stack:
+                yield self._take(stack, source, hasher, link)
+        except OSError as exc:
+            raise OutputError(self._root / "staging", exc.strerror or str(exc)) from exc
+
+    def keep(self, draft: Draft) -> None:
+        """Make a draft a blob; a blob that is there already stays as it is.
+
+        Raises:
+            OutputError: The disk is full or cannot be written.
+        """
+        target = self.path(draft.sha256)
+        if target.exists():
+            return
+        try:
+            os.fsync(draft.file.fileno())
+            if not draft.is_link:
+                draft.path.chmod(0o444)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(draft.path, target)
+            sync_directory(target.parent)
+        except OSError as exc:
+            raise OutputError(draft.path.parent, exc.strerror or str(exc)) from exc
+
+    def unlink_outside(self, sha256: str) -> None:
+        """Make the blob a file of its own, where it is linked to one that belongs to somebody else.
+
+        Raises:
+            DigestMismatchError: It is damaged; nothing has changed.
+            BlobMissingError, OutputError: It is not there, or the disk is full.
+        """
+        self.write(self.read(sha256), expected=sha256, source=str(self.path(sha256)), replace=True)
+
+    def _take(self, stack: ExitStack, source: Path, hasher: Hasher, link: bool) -> Draft:
+        staging, problem = self._root / "staging", ""
+        if link:
+            try:
+                path, file = stack.enter_context(linked_draft(staging, source))
+            except OSError as exc:
+                problem = exc.strerror or str(exc)
+            else:
+                for piece in _pieces(path):
+                    hasher.update(piece)
+                return Draft(path, file, hasher.sha256, hasher.size, is_link=True)
+        path, file = stack.enter_context(new_draft(staging))
+        is_clone = _clone(source, file)
+        for piece in _pieces(path if is_clone else source):
+            hasher.update(piece)
+            if not is_clone:
+                file.write(piece)
+        file.flush()
+        return Draft(path, file, hasher.sha256, hasher.size, is_link=False, problem=problem)
 
     def digests(self) -> Iterator[str]:
         """Yield the digest of every blob."""
@@ -117,6 +206,25 @@ def read_pieces(path: Path) -> Iterator[bytes]:
         yield from iter(lambda: file.read(CHUNK_BYTES), b"")
 
 
+def _pieces(path: Path) -> Iterator[memoryview]:
+    """Yield a file's bytes in one buffer, which the next piece overwrites; `InputError` if that fails."""
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                yield buffer[:count]
+    except OSError as exc:
+        raise InputError(path, exc.strerror or str(exc)) from exc
+
+
+def _clone(source: Path, target: BinaryIO) -> bool:
+    try:
+        with source.open("rb") as file:
+            return share_bytes(file, target)
+    except OSError as exc:
+        raise InputError(source, exc.strerror or str(exc)) from exc
+
+
 def digest_of(pieces: Iterable[bytes]) -> str:
     """Return the hex SHA-256 of bytes in pieces."""
     digest = hashlib.sha256()
@@ -125,7 +233,8 @@ def digest_of(pieces: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Write a directory's names to the disk, so that they outlast a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

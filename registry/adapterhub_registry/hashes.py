@@ -20,13 +20,13 @@ class FileHashes:
         data_sha256: Of the tensors' bytes alone: kohya's `sshs_model_hash`; header edits do not change it.
         autov1: First 8 digits of the SHA-256 of 64 KiB at 1 MiB (`sshs_legacy_hash`); of fewer bytes, or of
             none, in a shorter file.
-        crc32: Of the whole file.
+        crc32: Of the whole file; empty if it was not asked for.
     """
 
     sha256: str
     data_sha256: str
     autov1: str
-    crc32: str
+    crc32: str = ""
 
     @property
     def autov2(self) -> str:
@@ -39,24 +39,60 @@ class FileHashes:
         return self.data_sha256[:12]
 
 
-def hash_file(path: Path) -> FileHashes:
+class Hasher:
+    """Hashes a file as its bytes go by.
+
+    Args:
+        data_start: Where the tensors' bytes begin; None for a file that is no weights, of which only the
+            SHA-256 is taken.
+        crc32: Whether to take the CRC-32 too.
+    """
+
+    def __init__(self, data_start: int | None = None, *, crc32: bool = False) -> None:
+        self._start = data_start
+        self._whole, self._data, self._legacy = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        self._crc = 0 if crc32 else None
+        self.size = 0
+
+    def update(self, piece: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        view = memoryview(piece)
+        self._whole.update(view)
+        if self._start is not None:
+            self._data.update(view[max(self._start - self.size, 0) :])
+            self._legacy.update(self._between(view, _LEGACY_START, _LEGACY_START + _LEGACY_SIZE))
+        if self._crc is not None:
+            self._crc = zlib.crc32(view, self._crc)
+        self.size += len(view)
+
+    @property
+    def sha256(self) -> str:
+        """Of what has gone by."""
+        return self._whole.hexdigest()
+
+    def hashes(self) -> FileHashes:
+        """Return all hashes of what has gone by."""
+        crc = "" if self._crc is None else f"{self._crc:08x}"
+        return FileHashes(self.sha256, self._data.hexdigest(), self._legacy.hexdigest()[:8], crc)
+
+    def _between(self, view: memoryview, start: int, end: int) -> memoryview:
+        return view[max(start - self.size, 0) : max(end - self.size, 0)]
+
+
+def hash_file(path: Path, *, crc32: bool = False) -> FileHashes:
     """Hash a safetensors file.
+
+    Args:
+        path: The file.
+        crc32: Whether to take the CRC-32 too.
 
     Raises:
         WeightsError: It is no safetensors file.
         OSError: It cannot be read.
     """
-    start = read_header(path).data_start
-    whole, data, legacy, crc, position = hashlib.sha256(), hashlib.sha256(), hashlib.sha256(), 0, 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            whole.update(chunk)
-            crc = zlib.crc32(chunk, crc)
-            data.update(chunk[max(start - position, 0) :])
-            legacy.update(_between(chunk, position, _LEGACY_START, _LEGACY_START + _LEGACY_SIZE))
-            position += len(chunk)
-    return FileHashes(whole.hexdigest(), data.hexdigest(), legacy.hexdigest()[:8], f"{crc:08x}")
-
-
-def _between(chunk: bytes, position: int, start: int, end: int) -> bytes:
-    return chunk[max(start - position, 0) : max(end - position, 0)]
+    hasher = Hasher(read_header(path).data_start, crc32=crc32)
+    buffer = memoryview(bytearray(CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+    return hasher.hashes()

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ WIDE = frozenset({"down", "hada_w1_b", "a2"})
 """Parts whose second size is the module's number of inputs."""
 SDXL_WIDTHS = frozenset({640, 1280, 2048, 2560, 5120})
 """Of inputs in SDXL's transformers; the mini base has the same names and other widths."""
+MAX_CONFIG_BYTES = 1 << 20
 TRANSFORMERS = "transformers"
 """Architectures of language models begin with this: `transformers/causal_lm`."""
 # Modules that only a transformer from the transformers library has.
@@ -37,6 +39,7 @@ class Probe:
         evidence: What told the architecture, and what else did, strongest first.
         components: Which parts of the pipeline it changes.
         modules: How many modules it changes.
+        targets: How many of each component; of none where the file does not say.
         ranks: The ranks that occur.
         dtypes: The dtypes that occur.
         parameters: Numbers stored.
@@ -51,6 +54,7 @@ class Probe:
     evidence: tuple[str, ...]
     components: tuple[str, ...]
     modules: int
+    targets: Mapping[str, int]
     ranks: tuple[int, ...]
     dtypes: tuple[str, ...]
     parameters: int
@@ -100,6 +104,7 @@ def describe(path: Path, header: Header, *, config: Mapping[str, Any] | None = N
         evidence=tuple(f"{architecture}: {why}" for architecture, why in found),
         components=tuple(sorted({key.component for key in known.values() if key.component})),
         modules=len(modules),
+        targets=dict(sorted(Counter(component for component, _ in modules).items())),
         ranks=tuple(sorted({rank for parts in modules.values() if (rank := _rank(parts))})),
         dtypes=tuple(sorted({info.dtype for info in header.tensors.values()})),
         parameters=sum(map(math.prod, (info.shape for info in header.tensors.values()))),
@@ -181,11 +186,13 @@ def read_peft_config(path: Path) -> dict[str, Any]:
         WeightsError: It cannot be read, or holds no LoRA.
     """
     try:
-        config: Any = json.loads(path.read_text())
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise WeightsError(path, "it has more than 1 MiB")
+        config: Any = json.loads(path.read_text("utf-8"))
         if not isinstance(config, dict):
             raise ValueError("it is no object")
         kind = str(config.get("peft_type", "LORA"))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise WeightsError(path, f"it cannot be read ({exc})") from exc
     if kind.upper() != "LORA":
         raise WeightsError(path, f"its peft_type is {kind}, and only LORA is understood")

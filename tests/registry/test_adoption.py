@@ -6,15 +6,13 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
+from adapterhub_cli.main import main
 from adapterhub_registry.adoption import Adopted, adopt
 from adapterhub_registry.errors import InputError
-from adapterhub_registry.sidecars import read_sidecars
 from adapterhub_registry.store import Registry
-from tests.registry.conftest import weights_bytes
+from tests.registry.conftest import bytes_read, weights_bytes
 
 
 @pytest.fixture
@@ -42,6 +40,7 @@ def folder(tmp_path: Path) -> Path:
     (root / "renamed.safetensors").write_bytes(pickle.dumps({"a": 1}))
     (root / "cut.safetensors").write_bytes(weights_bytes(4)[:-9])
     (root / "empty.safetensors").write_bytes(b"")
+    (root / "more.zip").write_bytes(b"PK\x03\x04")
     (root / "readme.md").write_text("no adapter")
     return root
 
@@ -66,6 +65,7 @@ def test_a_folder_is_adopted_with_what_lies_beside_its_files(home: Path, folder:
         "corgi.safetensors": "added",
         "cut.safetensors": "refused",
         "empty.safetensors": "refused",
+        "more.zip": "refused",
         "old.pt": "refused",
         "renamed.safetensors": "refused",
         "styles/copy.safetensors": "added",
@@ -85,6 +85,22 @@ def test_a_folder_is_adopted_with_what_lies_beside_its_files(home: Path, folder:
     assert "pickled" in found["renamed.safetensors"].reason
     assert found["styles/corgi.safetensors"].version == found["styles/copy.safetensors"].version
     assert snapshot(folder) == before
+
+
+def test_the_notes_of_stability_matrix_are_taken(home: Path, tmp_path: Path) -> None:
+    registry = Registry(home)
+    (tmp_path / "a.safetensors").write_bytes(weights_bytes(1))
+    notes = {
+        "ModelName": "Ink",
+        "ModelDescription": "<p>grey</p>",
+        "TrainedWords": ["inkwash"],
+        "Tags": ["x"],
+    }
+    (tmp_path / "a.cm-info.json").write_text(json.dumps(notes))
+    list(adopt(registry, tmp_path, namespace="me"))
+    adapter = registry.show("me/a")
+    assert (adapter.title, adapter.description, adapter.tags) == ("Ink", "grey", ("x",))
+    assert registry.resolve("me/a").trigger_words == ("inkwash",)
 
 
 def test_weights_and_pictures_of_the_web_ui_are_taken(home: Path, folder: Path) -> None:
@@ -119,6 +135,73 @@ def test_a_second_run_reads_nothing_twice(home: Path, folder: Path, monkeypatch:
     assert third["corgi.safetensors"].outcome == "added"
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count what is read")
+def test_each_file_is_read_once_on_its_way_in(home: Path, tmp_path: Path) -> None:
+    registry, folder = Registry(home), tmp_path / "Lora"
+    folder.mkdir()
+    (folder / "first.safetensors").write_bytes(weights_bytes(1))
+    list(adopt(registry, folder, namespace="me"))  # imports read files too
+    for seed in range(4):
+        (folder / f"{seed}.safetensors").write_bytes(weights_bytes(seed // 2, text_width=50_000))
+    size = (folder / "0.safetensors").stat().st_size
+    before = bytes_read()
+    found = list(adopt(registry, folder, namespace="me", base="mini"))
+    assert [item.outcome for item in found] == ["added", "known", "added", "known", "known"]
+    assert 4 * size <= bytes_read() - before < 1.3 * 4 * size
+    assert len(list(registry.blobs.digests())) == 3
+    assert list(home.glob("staging/*")) == []
+
+
+def test_the_same_weights_with_another_header_are_known_and_not_read_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(home)
+    (tmp_path / "a.safetensors").write_bytes(weights_bytes(1))
+    (tmp_path / "b.safetensors").write_bytes(weights_bytes(1, metadata={"title": "edited"}))
+    for _ in range(2):
+        found = list(adopt(registry, tmp_path, namespace="me"))
+        assert [item.version for item in found] == ["me/a@1", "me/a@1"]
+        monkeypatch.setattr(Path, "open", None)
+
+
+def test_a_deleted_version_is_adopted_again_under_another_name(home: Path, tmp_path: Path) -> None:
+    registry = Registry(home)
+    (tmp_path / "ink.safetensors").write_bytes(weights_bytes(1))
+    list(adopt(registry, tmp_path, namespace="me"))
+    registry.delete("me/ink@1")
+    (found,) = adopt(registry, tmp_path, namespace="me")
+    assert found.outcome == "added"
+    assert not found.version.startswith("me/ink@")
+
+
+def test_a_folder_is_adopted_by_links(home: Path, folder: Path) -> None:
+    registry, before = Registry(home), snapshot(folder)
+    found = by_name(list(adopt(registry, folder, namespace="me", link=True)), folder)
+    added = {name: item for name, item in found.items() if item.outcome == "added"}
+    assert len(added) == 3
+    for name, item in added.items():
+        version = registry.resolve(item.version)
+        assert item.is_linked
+        assert registry.blobs.path(version.files[0].sha256).samefile(folder / name)
+        assert registry.facts(version).linked == str((folder / name).resolve())
+    assert not any(item.is_linked for name, item in found.items() if name not in added)
+    assert snapshot(folder) == before
+    assert list(registry.verify()) == []
+
+
+def test_the_command_says_what_is_linked(
+    home: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["adopt", str(folder), "--namespace", "me", "--link", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert "3 linked, not copied: who changes these files in place changes the versions too" in said.err
+    assert "3 added, 1 known, 5 refused" in said.err
+    ink = folder / "Ink Wash (v2).safetensors"
+    assert main(["add", str(ink), "--name", "us/ink", "--quiet"]) == 0
+    assert f"linked, not copied: who changes {ink} in place changes us/ink@1 too" in capsys.readouterr().err
+    assert Registry(home).linked_versions() == ["me/ink-wash-v2@1", "me/corgi@1", "me/copy@1", "us/ink@1"]
+
+
 def test_a_dry_run_changes_nothing(home: Path, folder: Path) -> None:
     registry = Registry(home)
     found = list(adopt(registry, folder, namespace="me", dry_run=True))
@@ -136,24 +219,3 @@ def test_shapes_that_tell_nothing_need_a_base(home: Path, tmp_path: Path) -> Non
     assert added.version == "me/odd@1"
     with pytest.raises(InputError):
         list(adopt(registry, tmp_path / "nowhere", namespace="me"))
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=20), inner, max_size=4),
-    max_leaves=12,
-)
-FIELDS = st.sampled_from(
-    ["trainedWords", "model", "name", "tags", "description", "activation text", "preferred weight"]
-)
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(FIELDS, JSON, max_size=5), st.binary(max_size=40))
-def test_no_sidecar_stops_an_adoption(tmp_path: Path, table: dict[str, object], rest: bytes) -> None:
-    (tmp_path / "x.civitai.info").write_text(json.dumps(table))
-    (tmp_path / "x.json").write_bytes(rest)
-    (tmp_path / "x.txt").write_bytes(rest)
-    found = read_sidecars(tmp_path / "x.safetensors", {})
-    assert len(found.description) <= 2000
-    assert len(found.trigger_words) <= 50
