@@ -5,6 +5,7 @@ The bound is 150 ms of CPU time (docs/adr/0002-command-start-up.md); the floor i
 """
 
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -22,10 +23,11 @@ PROGRAMS = {
 REPEATS = 15
 
 
-def cpu_seconds(words: list[str]) -> float:
-    """Return user and system time of one run."""
+def cpu_seconds(words: list[str], **environment: str) -> float:
+    """Return user and system time of one run of this Python."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+    command, settings = [sys.executable, *words], os.environ | environment
+    subprocess.run(command, env=settings, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

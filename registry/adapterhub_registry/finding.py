@@ -128,7 +128,7 @@ def _from_parameters(session: Session, path: Path) -> list[UsedAdapter]:
             parameters = str(picture.info.get("parameters", ""))
     except FileNotFoundError as exc:
         raise InputError(path, "there is no such file") from exc
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as exc:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise PictureError(path, "it is no picture, or a damaged one") from exc
     if not parameters:
         raise RecordError(path, "it says nothing of how it was made")

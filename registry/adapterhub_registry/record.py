@@ -8,7 +8,7 @@ import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
@@ -83,14 +83,33 @@ class GenerationRecord:
         Raises:
             ValueError: It is not JSON, of another format, or lacks a field.
         """
-        table: Any = json.loads(text)
+        try:
+            table: Any = json.loads(text)
+            json.dumps(table, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
+        except RecursionError as exc:
+            raise ValueError("is nested too deeply") from exc
         if not isinstance(table, dict) or table.pop("format", None) != FORMAT:  # pyright: ignore[reportUnknownMemberType]
             raise ValueError(f"is not a record of format {FORMAT}")
         try:
             base = BaseRecord(**table.pop("base"))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            return cls(base=base, **table)  # pyright: ignore[reportUnknownArgumentType]
+            record = cls(base=base, **table)  # pyright: ignore[reportUnknownArgumentType]
         except (TypeError, KeyError) as exc:
             raise ValueError(f"lacks a field or has one too many ({exc})") from exc
+        wrong = [*_wrong_types(base), *_wrong_types(record)]
+        if wrong or not all(isinstance(entry, dict) for entry in record.composition):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"has a field of another type ({', '.join(wrong) or 'composition'})")
+        return record
+
+
+def _wrong_types(record: BaseRecord | GenerationRecord) -> list[str]:
+    """Return the names of fields that hold something else than their class says."""
+    wrong: list[str] = []
+    for name, declared in get_type_hints(type(record)).items():
+        outer = get_origin(declared)
+        kind = (float, int) if declared is float else outer if outer in (dict, list) else declared
+        if not isinstance(getattr(record, name), kind):
+            wrong.append(name)
+    return wrong
 
 
 def parameters_text(record: GenerationRecord) -> str:

@@ -1,101 +1,46 @@
-"""From rows to values and back, inside one session."""
+"""Rows inside one session: found, written, and turned into values; `reading` has what needs no session."""
 
 import getpass
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
-from adapterhub_registry.database import Database
-from adapterhub_registry.errors import AdapterNotFoundError, TombstoneError, VersionNotFoundError
+from adapterhub_registry import reading
+from adapterhub_registry.database import Read, Values
 from adapterhub_registry.manifest import Manifest, Version
-from adapterhub_registry.publication import Adapter, Details, Event, StoredFile
-from adapterhub_registry.references import Reference, parse_reference
-from adapterhub_registry.tables import (
-    AdapterRow,
-    AliasRow,
-    DocumentRow,
-    EventRow,
-    PreviewRow,
-    TagRow,
-    VersionRow,
-)
-
-SELECTED = """
-    SELECT version.number, manifest, state, message, author, version.created, yank_reason
-    FROM adapter JOIN version ON version.adapter_id = adapter.id
-    WHERE adapter.namespace = ? AND adapter.name = ? AND state <> 'deleted' AND """
-BY_ALIAS = (
-    "version.number = (SELECT alias.number FROM alias WHERE adapter_id = adapter.id AND alias.name = ?)"
-)
+from adapterhub_registry.publication import Details
+from adapterhub_registry.references import Reference
+from adapterhub_registry.tables import AdapterRow, EventRow, TagRow, VersionRow
 
 
-def quick_version(database: Database, reference: Reference) -> Version | None:
-    """Return what a reference selects by number, alias or `latest`; None leaves it to the long way."""
-    selector = reference.selector
-    values = [reference.namespace, reference.name]
-    if selector == "latest":
-        row = database.first(SELECTED + "version.id = adapter.head_id", values)
-    elif selector.isdigit():
-        row = database.first(SELECTED + "version.number = ?", [*values, int(selector)])
-    elif selector.startswith("sha256:"):
-        return None
-    else:
-        row = database.first(SELECTED + BY_ALIAS, [*values, selector])
-    if row is None:
-        return None
-    number, manifest, state, message, author, created, reason = row
-    return Version(
-        reference.adapter, number, Manifest.from_json(manifest), state, message, author, created, reason
-    )
+def read_in(session: Session) -> Read:
+    """Return what `reading` asks, to be used inside a transaction; what was changed must be flushed."""
 
+    def read(statement: str, values: Values = (), /) -> list[tuple[Any, ...]]:
+        bound = dict(values) if isinstance(values, Mapping) else tuple(values)
+        return [tuple(row) for row in session.connection().exec_driver_sql(statement, bound)]
 
-def select_version(session: Session, adapter: AdapterRow, reference: Reference) -> VersionRow:
-    """Return the row that a reference selects; `VersionNotFoundError` if there is none."""
-    selector = reference.selector
-    query = select(VersionRow).where(VersionRow.adapter_id == adapter.id)
-    if selector == "latest":
-        query = query.where(VersionRow.state == "published").order_by(col(VersionRow.number).desc())
-    elif selector.isdigit():
-        query = query.where(VersionRow.number == int(selector))
-    elif selector.startswith("sha256:"):
-        query = query.where(col(VersionRow.digest).startswith(selector)).limit(2)
-    else:
-        alias = session.get(AliasRow, (adapter.id, selector))
-        query = query.where(VersionRow.number == (alias.number if alias else -1))
-    rows = session.exec(query).all()
-    if len(rows) == 1 and rows[0].state == "deleted":
-        raise TombstoneError(reference.adapter, rows[0].number, rows[0].digest)
-    is_ambiguous = selector.startswith("sha256:") and len(rows) > 1
-    if not rows or is_ambiguous:
-        numbers = session.exec(select(VersionRow.number).where(VersionRow.adapter_id == adapter.id)).all()
-        aliases = session.exec(select(AliasRow.name).where(AliasRow.adapter_id == adapter.id)).all()
-        raise VersionNotFoundError(reference.adapter, selector, sorted(numbers), sorted(aliases))
-    return rows[0]
+    return read
 
 
 def find_adapter(session: Session, reference: Reference) -> AdapterRow | None:
     """Return the row of an adapter, or None."""
-    query = select(AdapterRow).where(
-        AdapterRow.namespace == reference.namespace, AdapterRow.name == reference.name
-    )
-    return session.exec(query).first()
+    key = reading.find_adapter_key(read_in(session), reference)
+    return None if key is None else session.get_one(AdapterRow, key)
 
 
 def require_adapter(session: Session, reference: Reference) -> AdapterRow:
     """Return the row of an adapter; `AdapterNotFoundError`, with near names, if there is none."""
-    adapter = find_adapter(session, reference)
-    if adapter is None:
-        rows = session.exec(select(AdapterRow.namespace, AdapterRow.name))
-        raise AdapterNotFoundError(reference.adapter, [f"{a}/{b}" for a, b in rows])
-    return adapter
+    return session.get_one(AdapterRow, reading.adapter_key(read_in(session), reference))
 
 
-def adapter_reference(name: str) -> Reference:
-    """Read `namespace/name`, dropping a selector."""
-    reference = parse_reference(name)
-    return Reference(reference.namespace, reference.name)
+def require_version(session: Session, reference: Reference) -> tuple[AdapterRow, VersionRow]:
+    """Return the rows that a reference selects; it raises what `reading.read_version` raises."""
+    row = session.get_one(VersionRow, reading.version_key(read_in(session), reference))
+    return session.get_one(AdapterRow, row.adapter_id), row
 
 
 def to_version(adapter: AdapterRow, row: VersionRow) -> Version:
@@ -112,47 +57,14 @@ def to_version(adapter: AdapterRow, row: VersionRow) -> Version:
     )
 
 
-def to_adapter(session: Session, row: AdapterRow) -> Adapter:
-    """Return the value of a row, with its tags and aliases."""
-    return to_adapters(session, [row])[0]
-
-
-def to_adapters(session: Session, rows: Sequence[AdapterRow]) -> list[Adapter]:
-    """Return the values of rows, with their tags and aliases: three queries for all."""
-    ids = [row.id for row in rows]
-    tags: dict[int, list[str]] = {}
-    for tag in session.exec(select(TagRow).where(col(TagRow.adapter_id).in_(ids)).order_by(col(TagRow.tag))):
-        tags.setdefault(tag.adapter_id, []).append(tag.tag)
-    aliases: dict[int, dict[str, int]] = {}
-    query = select(AliasRow).where(col(AliasRow.adapter_id).in_(ids)).order_by(col(AliasRow.name))
-    for alias in session.exec(query):
-        aliases.setdefault(alias.adapter_id, {})[alias.name] = alias.number
-    heads = [row.head_id for row in rows if row.head_id is not None]
-    latest = dict(
-        session.exec(select(VersionRow.id, VersionRow.number).where(col(VersionRow.id).in_(heads))).all()
-    )
-    return [
-        Adapter(
-            name=f"{row.namespace}/{row.name}",
-            title=row.title,
-            description=row.description,
-            card=row.card,
-            kind=row.kind,
-            tags=tuple(tags.get(flushed_id(row.id), ())),
-            aliases=aliases.get(flushed_id(row.id), {}),
-            latest=latest.get(row.head_id),
-            created=row.created,
-        )
-        for row in rows
-    ]
-
-
 def write_details(session: Session, adapter: AdapterRow, details: Details) -> None:
-    """Set what is not None; tags replace those there are."""
+    """Set what is not None; tags and settings replace those there are."""
     for name in ("title", "description", "card", "kind"):
         value = getattr(details, name)
         if value is not None:
             setattr(adapter, name, value)
+    if details.settings is not None:
+        adapter.settings = json.dumps(dict(details.settings))
     session.add(adapter)
     if details.tags is not None:
         for row in session.exec(select(TagRow).where(TagRow.adapter_id == adapter.id)):
@@ -186,34 +98,9 @@ def current_user() -> str:
 
 def now() -> str:
     """Return UTC now, ISO 8601, in seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time_text(datetime.now(UTC))
 
 
-def list_documents(session: Session, version_id: int) -> list[StoredFile]:
-    """Return the files beside a version, by name."""
-    rows = session.exec(
-        select(DocumentRow).where(DocumentRow.version_id == version_id).order_by(col(DocumentRow.name))
-    )
-    return [StoredFile(row.name, row.sha256, row.size) for row in rows]
-
-
-def list_previews(session: Session, version_id: int) -> list[StoredFile]:
-    """Return the pictures of a version, in the order in which they were added."""
-    rows = session.exec(
-        select(PreviewRow).where(PreviewRow.version_id == version_id).order_by(col(PreviewRow.id))
-    )
-    return [
-        StoredFile(f"preview-{number}.png", row.sha256, row.size, row.prompt, row.seed)
-        for number, row in enumerate(rows, 1)
-    ]
-
-
-def list_events(session: Session, subject: str, limit: int) -> list[Event]:
-    """Return events, newest first, whose subject begins as given."""
-    query = select(EventRow).order_by(col(EventRow.id).desc()).limit(limit)
-    if subject:
-        query = query.where(col(EventRow.subject).startswith(subject, autoescape=True))
-    return [
-        Event(row.time, row.actor, row.action, row.subject, json.loads(row.detail))
-        for row in session.exec(query)
-    ]
+def time_text(moment: datetime) -> str:
+    """Return a UTC time as rows hold it: ISO 8601, in seconds; texts sort as times do."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

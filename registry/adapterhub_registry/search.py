@@ -7,13 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import text
-from sqlmodel import Session, col, select
-
+from adapterhub_registry.database import Read
 from adapterhub_registry.errors import FieldError
 from adapterhub_registry.publication import Adapter
-from adapterhub_registry.rows import to_adapters
-from adapterhub_registry.tables import AdapterRow
+from adapterhub_registry.reading import list_adapters
 
 SORTS = ("relevance", "name", "updated", "created")
 PAGE = 50
@@ -72,7 +69,7 @@ class SearchPage:
 
 
 def search(
-    session: Session,
+    read: Read,
     query: str,
     filters: Filters,
     *,
@@ -90,7 +87,9 @@ def search(
     if sort == "relevance" and not words:
         sort = "name"
     where, values = _where(filters)
-    tables = "adapter a JOIN version v ON v.id = a.head_id"
+    is_of_version = any("v." in condition for condition in where)
+    where.append("a.head_id IS NOT NULL")
+    tables = "adapter a JOIN version v ON v.id = a.head_id" if is_of_version else "adapter a"
     keys = {
         "name": "a.namespace || '/' || a.name",
         "updated": "a.updated",
@@ -99,7 +98,8 @@ def search(
     }
     key = keys[sort]
     if words:
-        tables = f"search JOIN {tables} AND a.id = search.rowid"
+        tables = f"search JOIN {tables}"
+        where.append("a.id = search.rowid")
         where.append("search MATCH :words")
         values["words"] = words
     is_falling = sort in ("updated", "created")
@@ -117,16 +117,15 @@ def search(
     else:
         order = f"{key} {'DESC' if is_falling else 'ASC'}, a.id {'DESC' if is_falling else 'ASC'}"
     values["limit"] = limit + 1
-    condition = f"WHERE {' AND '.join(where)}" if where else ""
+    condition = " AND ".join(where)
     # All text in this statement is ours; what users give is bound.
-    statement = f"SELECT a.id, {key} AS key FROM {tables} {condition} ORDER BY {order} LIMIT :limit"  # noqa: S608
-    found = session.connection().execute(text(statement), values).all()
-    rows = {row.id: row for row in _adapter_rows(session, [item.id for item in found[:limit]])}
-    adapters = to_adapters(session, [rows[item.id] for item in found[:limit]])
+    statement = f"SELECT a.id, {key} AS key FROM {tables} WHERE {condition} ORDER BY {order} LIMIT :limit"  # noqa: S608
+    found = read(statement, values)
+    adapters = list_adapters(read, [found_id for found_id, _ in found[:limit]])
     token = None
     if len(found) > limit:
-        last = found[limit - 1]
-        token = base64.urlsafe_b64encode(json.dumps([sort, last.key, last.id]).encode()).decode()
+        last_id, last_key = found[limit - 1]
+        token = base64.urlsafe_b64encode(json.dumps([sort, last_key, last_id]).encode()).decode()
     return SearchPage(tuple(adapters), token)
 
 
@@ -165,13 +164,9 @@ def _where(filters: Filters) -> tuple[list[str], dict[str, Any]]:
         where.append(f"a.id IN (SELECT adapter_id FROM tag WHERE tag = :tag{number})")  # noqa: S608
         values[f"tag{number}"] = tag.strip().lower()
     if filters.has_preview is not None:
-        found = "EXISTS (SELECT 1 FROM preview p WHERE p.version_id = v.id)"
+        found = "EXISTS (SELECT 1 FROM preview p WHERE p.version_id = a.head_id)"
         where.append(found if filters.has_preview else f"NOT {found}")
     return where, values
-
-
-def _adapter_rows(session: Session, ids: Sequence[int]) -> Sequence[AdapterRow]:
-    return session.exec(select(AdapterRow).where(col(AdapterRow.id).in_(ids))).all()
 
 
 def _read_token(token: str, sort: str) -> tuple[Any, int]:
