@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from adapterhub_registry.files import write_atomically
 
@@ -29,7 +29,7 @@ def contact_sheet(
         column_labels: One above each column.
         row_labels: One left of each row; long ones are wrapped.
         captions: One below each picture, in the shape of `rows`.
-        cell: Width and height in pixels that each picture is scaled to.
+        cell: Width and height in pixels of the square that each picture is fitted into.
 
     Returns:
         An RGB picture.
@@ -51,7 +51,7 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for column, label in enumerate(column_labels):
         middle = left + column * step_x + cell / 2
-        draw.text((middle, MARGIN + 8), label, INK, font, anchor="mm")
+        draw.text((middle, MARGIN + 8), _shorten(label, font, step_x), INK, font, anchor="mm")
     for number, row in enumerate(rows):
         y = top + number * step_y
         if row_labels:
@@ -59,8 +59,10 @@ def contact_sheet(
             draw.multiline_text((MARGIN, y + cell / 2), text, INK, font, anchor="lm", spacing=3)
         for column, picture in enumerate(row):
             x = left + column * step_x
-            filter_ = Image.Resampling.NEAREST if cell % picture.width == 0 else Image.Resampling.LANCZOS
-            sheet.paste(picture.convert("RGB").resize((cell, cell), filter_), (x, y))
+            longest = max(picture.size)
+            filter_ = Image.Resampling.NEAREST if cell % longest == 0 else Image.Resampling.LANCZOS
+            fitted = ImageOps.contain(picture.convert("RGB"), (cell, cell), filter_)
+            sheet.paste(fitted, (x + (cell - fitted.width) // 2, y + (cell - fitted.height) // 2))
             draw.rectangle((x - 1, y - 1, x + cell, y + cell), outline=LINE)
             if captions:
                 text = _shorten(captions[number][column], small, cell)

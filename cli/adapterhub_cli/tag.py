@@ -1,8 +1,13 @@
 """`adapterhub tag`: change the tags of an adapter."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from adapterhub_cli.output import data_options, print_fields
+
+if TYPE_CHECKING:
+    from adapterhub_registry.publication import Adapter, Details
 
 
 @click.command()
@@ -21,10 +26,11 @@ def tag(name: str, added: tuple[str, ...], removed: tuple[str, ...], as_json: bo
     from adapterhub_registry.publication import Details
     from adapterhub_registry.store import Registry
 
+    def change(adapter: "Adapter") -> "Details":
+        wanted = {*adapter.tags, *(word.lower() for word in added)} - {word.lower() for word in removed}
+        return Details(tags=sorted(wanted))
+
     registry = Registry()
-    adapter = registry.show(name)
-    if added or removed:
-        wanted = (set(adapter.tags) | {word.lower() for word in added}) - {word.lower() for word in removed}
-        adapter = registry.update(name, Details(tags=sorted(wanted)))
+    adapter = registry.update(name, change) if added or removed else registry.show(name)
     tags: list[str] | str = list(adapter.tags) if as_json else ", ".join(adapter.tags)
     print_fields({"name": adapter.name, "tags": tags}, key="tags", as_json=as_json, quiet=quiet)
