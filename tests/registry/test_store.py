@@ -2,11 +2,8 @@
 
 import json
 import pickle
-import resource
 import sqlite3
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +15,7 @@ from adapterhub_registry.errors import (
     AdapterNotFoundError,
     AliasMovedError,
     ArchitectureError,
+    DatabaseError,
     FieldError,
     InputError,
     PickleRefusedError,
@@ -26,7 +24,7 @@ from adapterhub_registry.errors import (
     VersionNotFoundError,
     WeightsError,
 )
-from adapterhub_registry.publication import Details, Publication
+from adapterhub_registry.publication import Adapter, Details, Publication
 from adapterhub_registry.store import Registry
 from tests.registry.conftest import weights_bytes
 
@@ -157,6 +155,71 @@ def test_an_unknown_adapter_or_version_is_refused(registry: Registry, weights: W
     assert (caught.value.versions, caught.value.aliases) == ([1], ["prod"])
 
 
+def test_a_digest_with_which_several_versions_begin_names_none_of_them(
+    registry: Registry, weights: Weights, home: Path
+) -> None:
+    for seed in (1, 2, 3):
+        registry.add(weights(seed), name="me/ink")
+    with sqlite3.connect(home / "registry.db") as database:
+        for number, end in ((1, "a" * 52), (2, "f" * 52), (3, "f" * 51 + "0")):
+            digest = f"sha256:{'b' * 12}{end}"
+            database.execute("UPDATE version SET digest = ? WHERE number = ?", [digest, number])
+    assert registry.resolve(f"me/ink@sha256:{'b' * 12}a").number == 1
+    assert registry.resolve(f"me/ink@sha256:{'b' * 12}{'f' * 52}").number == 2
+    for selector in ("b" * 12, "b" * 12 + "f", "a" * 12, "b" * 11 + "c"):
+        with pytest.raises(VersionNotFoundError) as caught:
+            registry.resolve(f"me/ink@sha256:{selector}")
+        assert caught.value.versions == [1, 2, 3]
+
+
+def test_adapters_are_listed_by_name_with_all_that_is_said_of_them(
+    registry: Registry, weights: Weights
+) -> None:
+    expected: list[Adapter] = []
+    for name in ("me/wash", "me/ink", "acme/ink"):
+        registry.add(weights(1), name=name)
+        registry.add(
+            weights(2), name=name, title=name.upper(), description="d", kind="style", tags=["b", "a"]
+        )
+        registry.set_alias(name, "prod", 1)
+        registry.set_alias(name, "beta", 2)
+        registry.yank(f"{name}@2", "blurred")
+        settings = {"steps": "30"}
+        registry.update(name, Details(card="# Card", settings=settings))
+        created = registry.versions(name)[0].created
+        aliases = {"beta": 2, "prod": 1}
+        expected.append(
+            Adapter(name, name.upper(), "d", "# Card", "style", ("a", "b"), aliases, 1, created, settings)
+        )
+    assert [registry.show(adapter.name) for adapter in expected] == expected
+    assert registry.list() == expected[::-1]
+    assert list(registry.search(sort="name")) == expected[::-1]
+
+
+def test_many_threads_read_while_one_writes(registry: Registry, weights: Weights) -> None:
+    registry.add(weights(0), name="me/ink")
+
+    def read(_: int) -> tuple[int, int, int]:
+        first = registry.resolve("me/ink").number
+        (adapter,) = registry.list()
+        return first, adapter.latest or 0, len(registry.versions("me/ink"))
+
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(read, range(200))
+        for seed in range(1, 11):
+            registry.add(weights(seed), name="me/ink")
+    assert all(sorted(numbers) == list(numbers) for numbers in found)
+    assert registry.resolve("me/ink").number == 11
+
+
+def test_a_file_that_is_no_database_is_explained(home: Path) -> None:
+    (home / "registry.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(DatabaseError) as caught:
+        Registry(home)
+    assert caught.value.path == home / "registry.db"
+    assert "not a database" in caught.value.reason
+
+
 def test_a_peft_directory_is_added_with_its_config(registry: Registry, tmp_path: Path) -> None:
     folder = tmp_path / "peft"
     folder.mkdir()
@@ -193,13 +256,13 @@ def test_previews_are_kept_with_what_their_record_says(
 def test_what_is_no_picture_or_too_large_is_no_preview(
     registry: Registry, weights: Weights, tmp_path: Path
 ) -> None:
-    text, cut, jpeg, huge = (tmp_path / f"{name}.png" for name in ("text", "cut", "jpeg", "huge"))
+    text, cut, gif, huge = (tmp_path / f"{name}.png" for name in ("text", "cut", "gif", "huge"))
     text.write_text("no picture")
     Image.effect_noise((64, 64), 50).save(cut)
     cut.write_bytes(cut.read_bytes()[:-200])
-    Image.new("RGB", (8, 8)).save(jpeg, "JPEG")
+    Image.new("RGB", (8, 8)).save(gif, "GIF")
     Image.new("1", (9000, 9000)).save(huge)
-    for path in (text, cut, jpeg, huge):
+    for path in (text, cut, gif, huge):
         with pytest.raises(PictureError) as caught:
             registry.add(weights(1), name="me/ink", previews=[path])
         assert caught.value.path == path
@@ -257,10 +320,10 @@ def test_verify_finds_every_damaged_and_missing_file(registry: Registry, weights
     data[-1] ^= 1
     path.write_bytes(data)
     registry.blobs.path(registry.documents(missing)[0].sha256).unlink()
-    problems = {(version.name, path): problem for version, path, problem in registry.verify()}
-    assert set(problems) == {("me/a", "pytorch_lora_weights.safetensors"), ("me/b", "note.txt")}
-    assert damaged.files[0].sha256 in problems["me/a", "pytorch_lora_weights.safetensors"]
-    assert problems["me/b", "note.txt"].startswith("missing")
+    problems = {(item.subject, item.path): item.problem for item in registry.verify()}
+    assert set(problems) == {("me/a@1", "pytorch_lora_weights.safetensors"), ("me/b@1", "note.txt")}
+    assert damaged.files[0].sha256 in problems["me/a@1", "pytorch_lora_weights.safetensors"]
+    assert problems["me/b@1", "note.txt"].startswith("missing")
     assert len(list(registry.verify("me/a@1"))) == 1
     assert list(registry.verify("me/c")) == []
 
@@ -282,73 +345,6 @@ def test_a_taken_number_is_a_conflict_that_changes_nothing(registry: Registry, w
         registry.publish(Publication(name="me/ink", manifest=other.manifest, number=1))
     assert (caught.value.ours, caught.value.theirs) == (other.digest, first.digest)
     assert registry.versions("me/ink") == [first]
-
-
-@pytest.mark.parametrize(("limit", "error"), [(1_000, "DatabaseError"), (250_000, "OutputError")])
-def test_a_full_disk_adds_nothing(home: Path, weights: Weights, limit: int, error: str) -> None:
-    Registry(home).close()
-    program = (
-        "import sys; from pathlib import Path; from adapterhub_registry.store import Registry\n"
-        "try: Registry(Path(sys.argv[1])).add(sys.argv[2], name='me/ink')\n"
-        "except Exception as error: print(type(error).__name__)"
-    )
-    path = weights(1, metadata={"comment": "x" * 300_000})
-    done = subprocess.run(
-        [sys.executable, "-c", program, home, path],
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    assert done.stdout == f"{error}\n"
-    registry = Registry(home)
-    assert registry.list() == []
-    assert list(registry.blobs.digests()) == []
-    assert list(home.glob("staging/*")) == []
-
-
-@pytest.mark.parametrize(("workers", "each"), [(4, 10), pytest.param(16, 25, marks=pytest.mark.long)])
-def test_many_processes_number_versions_without_gap_or_repeat(
-    home: Path, tmp_path: Path, workers: int, each: int
-) -> None:
-    program = (
-        "import sys; from pathlib import Path; from adapterhub_registry.store import Registry\n"
-        "from tests.registry.conftest import weights_bytes\n"
-        "registry = Registry(Path(sys.argv[1])); worker = int(sys.argv[2]); path = Path(sys.argv[3])\n"
-        f"for item in range({each}):\n"
-        "    path.write_bytes(weights_bytes(item, metadata={'worker': str(worker)}))\n"
-        "    registry.add(path, name='me/ink')\n"
-    )
-    root = Path(__file__).parents[2]
-
-    def work(worker: int) -> None:
-        command = [sys.executable, "-c", program, home, str(worker), tmp_path / f"{worker}.safetensors"]
-        subprocess.run(command, check=True, cwd=root)
-
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, range(workers)))  # the database is created in the race too
-    registry = Registry(home)
-    assert [version.number for version in registry.versions("me/ink")] == list(range(1, workers * each + 1))
-    assert list(registry.verify()) == []
-    with sqlite3.connect(home / "registry.db") as connection:
-        (events,) = connection.execute("select count(*) from event where action = 'publish'").fetchone()
-    assert events == workers * each
-
-
-def test_the_tables_are_those_of_the_migrations(home: Path) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-    from sqlalchemy import create_engine
-    from sqlmodel import SQLModel
-
-    Registry(home).close()
-    with create_engine(f"sqlite:///{home / 'registry.db'}").connect() as connection:
-        # The tables of the full-text index are SQLite's own.
-        context = MigrationContext.configure(
-            connection,
-            opts={"include_name": lambda name, kind, _: kind != "table" or not name.startswith("search")},
-        )
-        assert compare_metadata(context, SQLModel.metadata) == []
 
 
 @pytest.mark.parametrize("size", [0x280, 0x380, 0x480, 0x580])
