@@ -11,6 +11,7 @@ AdapterHubError
 │   └── DeviceError          a device or dtype that is not there
 ├── CompositionError         a composition in text cannot be read
 ├── ReplayError              a picture cannot be made again as it was
+├── ExportBlockedError       files are in the way of an export
 └── RuntimeClosedError       a runtime was used after close
 """
 
@@ -23,6 +24,7 @@ from adapterhub_registry.errors import AdapterNotFoundError as AdapterNotFoundEr
 from adapterhub_registry.errors import AliasMovedError as AliasMovedError
 from adapterhub_registry.errors import ArchitectureError as ArchitectureError
 from adapterhub_registry.errors import BlobMissingError as BlobMissingError
+from adapterhub_registry.errors import CardError as CardError
 from adapterhub_registry.errors import DatabaseError as DatabaseError
 from adapterhub_registry.errors import DigestMismatchError as DigestMismatchError
 from adapterhub_registry.errors import FieldError as FieldError
@@ -178,6 +180,21 @@ class RuntimeClosedError(AdapterHubError):
 
     def __init__(self) -> None:
         super().__init__("this runtime is closed; load a new one with Runtime.load")
+
+
+class ExportBlockedError(AdapterHubError):
+    """Files are in the way of an export: no export wrote them, or they were changed since."""
+
+    code = "export-blocked"
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        shown = ", ".join(map(str, self.paths[:3]))
+        more = f" and {len(self.paths) - 3} more" if len(self.paths) > 3 else ""
+        super().__init__(
+            f"nothing was written, because these files are not ours or were changed since: {shown}{more}. "
+            "Move them away, or name another folder"
+        )
 
 
 class TargetError(AdapterHubError):

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
 VALIDATION_STEPS = 20
+VALIDATION_GUIDANCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -238,12 +239,12 @@ def _train_adapter(
             loss_weight=min_snr_weight(signal_to_noise(alphas), config.min_snr_gamma),
             on_step=after_step,
         )
-        previews = _draw_previews(pipeline, config, run)
+        previews = _draw_previews(pipeline, config, run, base.name)
     return _register(item, network, losses, previews, base, run, registry)
 
 
 def _draw_previews(
-    pipeline: "StableDiffusionXLPipeline", config: AdapterConfig, run: Path
+    pipeline: "StableDiffusionXLPipeline", config: AdapterConfig, run: Path, base: str
 ) -> list[PreviewPicture]:
     """Draw the validation prompts with the network still active."""
     previews: list[PreviewPicture] = []
@@ -252,13 +253,27 @@ def _draw_previews(
         seed = config.validation_seed + number
         generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
-            picture = call(prompt, num_inference_steps=VALIDATION_STEPS, generator=generator).images[0]
+            picture = call(
+                prompt,
+                num_inference_steps=VALIDATION_STEPS,
+                guidance_scale=VALIDATION_GUIDANCE,
+                generator=generator,
+            ).images[0]
         path = run / f"preview-{number + 1}.png"
         try:
             picture.save(path)
         except OSError as exc:
             raise OutputError(path, exc.strerror or str(exc)) from exc
-        previews.append(PreviewPicture(path, prompt, seed))
+        settings = {
+            "steps": str(VALIDATION_STEPS),
+            "guidance_scale": f"{VALIDATION_GUIDANCE:g}",
+            "width": str(picture.width),
+            "height": str(picture.height),
+            "scheduler": type(pipeline.scheduler).__name__,
+            "weight": "1",
+            "base": base,
+        }
+        previews.append(PreviewPicture(path, prompt, seed, settings))
     return previews
 
 

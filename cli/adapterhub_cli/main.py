@@ -9,16 +9,21 @@ import click
 from adapterhub_cli.add import add
 from adapterhub_cli.adopt import adopt
 from adapterhub_cli.alias import alias
+from adapterhub_cli.backup import backup
 from adapterhub_cli.bake import bake
 from adapterhub_cli.bases import bases
+from adapterhub_cli.card import card
 from adapterhub_cli.compare import compare
 from adapterhub_cli.convert import convert
 from adapterhub_cli.delete import delete
+from adapterhub_cli.describe import describe
+from adapterhub_cli.doctor import doctor
 from adapterhub_cli.events import events
 from adapterhub_cli.export import export
 from adapterhub_cli.extract import extract
 from adapterhub_cli.find_file import find_file
 from adapterhub_cli.find_image import find_image
+from adapterhub_cli.gc import gc
 from adapterhub_cli.generate import generate
 from adapterhub_cli.inspect import inspect
 from adapterhub_cli.lineage import lineage
@@ -26,12 +31,14 @@ from adapterhub_cli.list import list_adapters
 from adapterhub_cli.lock import lock
 from adapterhub_cli.merge import merge
 from adapterhub_cli.output import say
+from adapterhub_cli.preview import preview
 from adapterhub_cli.pull import pull
 from adapterhub_cli.push import push
 from adapterhub_cli.quickstart import quickstart
 from adapterhub_cli.remote import remote
 from adapterhub_cli.replay import replay
 from adapterhub_cli.resize import resize
+from adapterhub_cli.restore import restore
 from adapterhub_cli.search import search
 from adapterhub_cli.show import show
 from adapterhub_cli.tag import tag
@@ -58,9 +65,10 @@ def cli(verbose: bool) -> None:
 
 
 for command in (
-    *(add, adopt, alias, bake, bases, compare, convert, delete, events, export, extract, find_file),
-    *(find_image, generate, inspect, lineage, list_adapters, lock, merge, pull, push, quickstart),
-    *(remote, replay, resize, search, show, tag, train, verify, versions, yank),
+    *(add, adopt, alias, backup, bake, bases, compare, convert, delete, doctor, events, export, extract),
+    *(find_file, find_image, gc, generate, inspect, lineage, list_adapters, lock, merge, pull, push),
+    *(card, describe, preview),
+    *(quickstart, remote, replay, resize, restore, search, show, tag, train, verify, versions, yank),
 ):
     cli.add_command(command)
 

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from adapterhub_cli.terminal import field_lines, table_lines, terminal_width
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -19,19 +21,16 @@ def data_options(function: Function) -> Function:
 def print_rows(
     rows: Sequence[Mapping[str, Any]], *, key: str, as_json: bool = False, quiet: bool = False
 ) -> None:
-    """Print rows as an aligned table, as a JSON array, or (quiet) the values of `key` alone."""
+    """Print rows as a table that fits the terminal, a JSON array, or (quiet) the values of `key` alone."""
     if as_json:
         click.echo(json.dumps(list(rows), indent=2))
-    elif quiet:
-        for row in rows:
-            click.echo(str(row[key]))
+    elif quiet and rows:
+        click.echo("\n".join(str(row[key]) for row in rows))
     elif rows:
         names = list(rows[0])
         cells = [[str(row[name]) for name in names] for row in rows]
-        widths = [max(len(line[i]) for line in [names, *cells]) for i in range(len(names))]
-        for line in [[name.replace("_", " ") for name in names], *cells]:
-            padded = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
-            click.echo("  ".join(padded).rstrip())
+        heads = [name.replace("_", " ") for name in names]
+        click.echo("\n".join(table_lines([heads, *cells], terminal_width())))
 
 
 def print_fields(fields: Mapping[str, Any], *, key: str, as_json: bool = False, quiet: bool = False) -> None:
@@ -41,9 +40,9 @@ def print_fields(fields: Mapping[str, Any], *, key: str, as_json: bool = False, 
     elif quiet:
         click.echo(str(fields[key]))
     else:
-        width = max(len(name) for name in fields)
-        for name, value in fields.items():
-            click.echo(f"{name.replace('_', ' ').ljust(width)}  {value}")
+        names = [name.replace("_", " ") for name in fields]
+        values = [str(value) for value in fields.values()]
+        click.echo("\n".join(field_lines(names, values, terminal_width())))
 
 
 def say(message: str) -> None:

@@ -22,6 +22,8 @@
     ├── TombstoneError           a version was deleted; its number and digest are never used again
     ├── ManifestError            a manifest is malformed
     ├── LockError                a lock file cannot be read
+    ├── CardError                a model card cannot be read
+    ├── BackupError              a directory is no whole backup, or none can be made
     ├── BlobMissingError         a blob is not in the store
     ├── DigestMismatchError      bytes do not have the digest that they should
     └── RemoteError              a remote is not there, or not understood
@@ -102,12 +104,12 @@ class DatabaseError(AdapterHubError):
 
     code = "database-failed"
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(
+        self, path: Path, reason: str, hint: str = "Is the disk full, or the file locked or damaged?"
+    ) -> None:
         self.path = path
         self.reason = reason
-        super().__init__(
-            f"the database {path} cannot be used: {reason}. Is the disk full, or the file locked or damaged?"
-        )
+        super().__init__(f"the database {path} cannot be used: {reason}. {hint}")
 
 
 class PickleRefusedError(AdapterHubError):
@@ -297,6 +299,31 @@ class LockError(AdapterHubError):
         self.path = path
         self.reason = reason
         super().__init__(f"{path} cannot be used: {reason}. Make it anew with: adapterhub lock COMPOSITION")
+
+
+class CardError(AdapterHubError):
+    """A model card cannot be read; `line` counts from 1, and is 0 where no line is to blame."""
+
+    code = "card-unreadable"
+
+    def __init__(self, field: str, line: int, reason: str) -> None:
+        self.field = field
+        self.line = line
+        self.reason = reason
+        where = f", line {line}" if line else ""
+        named = f', field "{field}"' if field else ""
+        super().__init__(f"the model card cannot be read{where}{named}: {reason}")
+
+
+class BackupError(AdapterHubError):
+    """A directory holds no whole backup, or none can be made there."""
+
+    code = "backup-failed"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"the backup in {path}: {reason}")
 
 
 class BlobMissingError(AdapterHubError):

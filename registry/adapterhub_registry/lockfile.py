@@ -85,10 +85,13 @@ def read_lock(path: Path | str) -> Lock:
         lock = Lock(tuple(LockedAdapter(**entry) for entry in table["adapters"]))
         for adapter in lock.adapters:
             parsed = parse_reference(adapter.reference)
-            if len(parsed.selector) != len("sha256:") + 64 or decimal_text(adapter.weight) != adapter.weight:
+            is_exact = (parsed.adapter, parsed.selector) == (adapter.name, adapter.digest)
+            is_digest = len(parsed.selector) == len("sha256:") + 64
+            is_number = type(adapter.number) is int and adapter.number > 0
+            if not (is_exact and is_digest and is_number) or decimal_text(adapter.weight) != adapter.weight:
                 raise ValueError(f"the entry of {adapter.name} is malformed")
     except OSError as exc:
         raise LockError(path, exc.strerror or str(exc)) from exc
-    except (ValueError, KeyError, TypeError, AttributeError, AdapterHubError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AdapterHubError) as exc:
         raise LockError(path, f"it is no lock file ({exc})") from exc
     return lock

@@ -11,6 +11,10 @@ from typing import Any
 from adapterhub_registry.errors import ManifestError
 
 FORMAT = 1
+MAX_SIZE = 1 << 63
+"""What the database cannot hold."""
+MAX_EXPONENT = 400
+"""Of ten; floats end before it, and a few letters of text must not become a gigabyte of digits."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Manifest:
             triggers = tuple(table.pop("trigger_words"))
             manifest = cls(files=files, trigger_words=triggers, **table)
             is_canonical = manifest.to_json() == text
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise ManifestError(f"it cannot be read ({exc})") from exc
         if not is_canonical:
             raise ManifestError("it is not in canonical form")
@@ -149,18 +153,17 @@ def check_manifest(manifest: Manifest) -> None:
     """Check what the types do not say.
 
     Raises:
-        ManifestError: A path is unsafe or doubled, a digest is malformed, or a weight is no decimal.
+        ManifestError: Something is no text that can be kept, a path is unsafe or doubled, a size or a digest
+            is malformed, or a weight is no decimal.
     """
+    _check_texts(manifest)
     paths = [file.path for file in manifest.files]
     if not paths or paths != sorted(set(paths)):
         raise ManifestError("its files are empty, unsorted or doubled")
     for file in manifest.files:
-        pure = PurePosixPath(file.path)
-        unsafe = pure.is_absolute() or ".." in pure.parts or str(pure) != file.path or "\\" in file.path
-        if unsafe or "\0" in file.path or len(file.path.encode()) > 255:
-            raise ManifestError(f'the path "{file.path}" is unsafe')
-        if len(file.sha256) != 64 or set(file.sha256) - set("0123456789abcdef") or file.size < 0:
-            raise ManifestError(f'the entry of "{file.path}" is malformed')
+        check_file(file.path, file.size, file.sha256)
+        if "/" in file.path and not {*map(str, PurePosixPath(file.path).parents)}.isdisjoint(paths):
+            raise ManifestError(f'the path "{file.path}" lies below another file')
     if (
         manifest.recommended_weight
         and decimal_text(manifest.recommended_weight) != manifest.recommended_weight
@@ -168,11 +171,37 @@ def check_manifest(manifest: Manifest) -> None:
         raise ManifestError(f'the weight "{manifest.recommended_weight}" is not in canonical form')
 
 
+def check_file(path: str, size: int, sha256: str) -> None:
+    """Check the entry of a file, whose path may be written to and whose digest is a blob's name.
+
+    Raises:
+        ManifestError: The path leads out of its directory, or the size or the digest is malformed.
+    """
+    pure = PurePosixPath(path)
+    unsafe = pure.is_absolute() or ".." in pure.parts or str(pure) != path or not pure.name
+    if unsafe or "\\" in path or "\0" in path or len(path.encode()) > 255:
+        raise ManifestError(f'the path "{path}" is unsafe')
+    is_size = type(size) is int and 0 <= size < MAX_SIZE
+    if len(sha256) != 64 or set(sha256) - set("0123456789abcdef") or not is_size:
+        raise ManifestError(f'the entry of "{path}" is malformed')
+
+
+def _check_texts(manifest: Manifest) -> None:
+    texts = [manifest.architecture, manifest.base_identity, manifest.algorithm, manifest.licence]
+    texts += [manifest.recommended_weight, *manifest.trigger_words]
+    texts += [*manifest.lineage, *manifest.lineage.values()]
+    texts += [text for file in manifest.files for text in (file.path, file.sha256)]
+    try:
+        "".join(texts).encode()
+    except (TypeError, UnicodeEncodeError) as exc:
+        raise ManifestError(f"a part of it is no text that can be kept ({exc})") from exc
+
+
 def decimal_text(value: float | str) -> str:
     """Return a decimal in the one form that digests are made of: no exponent, no trailing zeros.
 
     Raises:
-        ManifestError: It is no finite number.
+        ManifestError: It is no finite number, or one of hundreds of digits.
 
     Example:
         >>> decimal_text(0.80), decimal_text("1.0"), decimal_text(-2)
@@ -184,5 +213,7 @@ def decimal_text(value: float | str) -> str:
         raise ManifestError(f'the weight "{value}" is no number') from exc
     if not number.is_finite():
         raise ManifestError(f'the weight "{value}" is not finite')
+    if number and abs(number.adjusted()) > MAX_EXPONENT:
+        raise ManifestError(f'the weight "{value}" is out of range')
     text = f"{number:f}" if number else "0"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,17 +1,26 @@
 """Publishing: one transaction that makes a version visible, with everything that it is found by."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sqlmodel import Session, col, delete, func, select, text
 
+from adapterhub_registry.blobs import DirectoryBlobs
+from adapterhub_registry.collection import claim_blobs
 from adapterhub_registry.database import Database
-from adapterhub_registry.errors import TombstoneError, VersionConflictError, WeightsError
-from adapterhub_registry.facts import Facts, read_facts
+from adapterhub_registry.errors import (
+    ManifestError,
+    PickleRefusedError,
+    TombstoneError,
+    VersionConflictError,
+    WeightsError,
+)
+from adapterhub_registry.facts import Facts, read_facts, read_headers
 from adapterhub_registry.manifest import Manifest
-from adapterhub_registry.publication import Publication, Published
+from adapterhub_registry.publication import Publication, Published, StoredFile
+from adapterhub_registry.references import adapter_reference
 from adapterhub_registry.rows import (
-    adapter_reference,
     current_user,
     find_adapter,
     flushed_id,
@@ -31,7 +40,9 @@ from adapterhub_registry.tables import (
 )
 
 
-def publish(database: Database, publication: Publication, facts: Facts, *, where: str) -> Published:
+def publish(
+    database: Database, blobs: DirectoryBlobs, publication: Publication, facts: Facts, *, where: str
+) -> Published:
     """Write a version; see `Registry.publish`."""
     reference = adapter_reference(publication.name)
     digest = publication.manifest.digest
@@ -60,7 +71,14 @@ def publish(database: Database, publication: Publication, facts: Facts, *, where
             raise VersionConflictError(
                 reference.adapter, number, ours=digest, theirs=taken.digest, where=where
             )
+        stored = [*publication.manifest.files, *publication.documents, *publication.previews]
+        claim_blobs(session, blobs, [file.sha256 for file in stored])
+        for file in stored:
+            if (size := blobs.path(file.sha256).stat().st_size) != file.size:
+                raise ManifestError(f"sha256:{file.sha256} has {size} bytes, not {file.size}")
         row = _version_row(publication, facts, adapter_id, number, digest)
+        _set_facts(row, facts)
+        row.linked = facts.linked or _linked(session, [file.sha256 for file in publication.manifest.files])
         session.add(row)
         session.flush()
         _add_files(session, flushed_id(row.id), publication, facts)
@@ -117,6 +135,21 @@ def add_hashes(session: Session, version_id: int, facts: Facts) -> None:
         )
 
 
+def add_preview_rows(session: Session, version_id: int, previews: Iterable[StoredFile]) -> None:
+    """List pictures of a version, which must be different ones."""
+    for item in previews:
+        session.add(
+            PreviewRow(
+                version_id=version_id,
+                sha256=item.sha256,
+                size=item.size,
+                prompt=item.prompt,
+                seed=item.seed,
+                settings=json.dumps(dict(item.settings)),
+            )
+        )
+
+
 def fill_missing_facts(database: Database, path_of: Callable[[str], Path]) -> None:
     """Read the files of versions that an older schema left without facts; missing files are passed over."""
     with database.reading() as session:
@@ -128,17 +161,47 @@ def fill_missing_facts(database: Database, path_of: Callable[[str], Path]) -> No
     for version_id, manifest in rows:
         try:
             facts = read_facts(Manifest.from_json(manifest), path_of)
-        except (OSError, WeightsError):
+        except (OSError, WeightsError, PickleRefusedError):
             continue  # `verify` names it
         with database.writing() as session:
             row = session.get_one(VersionRow, version_id)
-            row.ranks, row.parameters, row.payload_digest = (
-                facts.ranks,
-                facts.parameters,
-                facts.payload_digest,
-            )
+            row.payload_digest = facts.payload_digest
+            _set_facts(row, facts)
             session.add(row)
             add_hashes(session, flushed_id(row.id), facts)
+
+
+def fill_header_facts(
+    database: Database, version_id: int, documents: Iterable[StoredFile], path_of: Callable[[str], Path]
+) -> None:
+    """Read the headers of a version that an older schema left without alphas and targets."""
+    with database.reading() as session:
+        manifest = Manifest.from_json(session.get_one(VersionRow, version_id).manifest)
+    try:
+        facts = read_headers(manifest, path_of, documents)
+    except (OSError, WeightsError, PickleRefusedError):
+        return  # `verify` names it
+    with database.writing() as session:
+        row = session.get_one(VersionRow, version_id)
+        _set_facts(row, facts)
+        session.add(row)
+
+
+def _set_facts(row: VersionRow, facts: Facts) -> None:
+    """Set what headers say."""
+    row.ranks, row.alphas, row.targets = facts.ranks, facts.alphas, facts.targets
+    row.parameters, row.metrics = facts.parameters, json.dumps(dict(facts.metrics), sort_keys=True)
+
+
+def _linked(session: Session, digests: Iterable[str]) -> str:
+    """Return the file of another tool that one of these blobs is a link to, as a version says."""
+    query = (
+        select(VersionRow.linked)
+        .join(FileHashRow, col(FileHashRow.version_id) == VersionRow.id)
+        .where(col(FileHashRow.sha256).in_(list(digests)), VersionRow.linked != "")
+        .limit(1)
+    )
+    return session.exec(query).first() or ""
 
 
 def _version_row(
@@ -157,9 +220,7 @@ def _version_row(
         algorithm=manifest.algorithm,
         licence=manifest.licence,
         operation=manifest.lineage.get("operation", ""),
-        ranks=facts.ranks,
         payload_digest=facts.payload_digest,
-        parameters=facts.parameters,
         size=facts.size,
     )
 
@@ -168,16 +229,9 @@ def _add_files(session: Session, version_id: int, publication: Publication, fact
     """Write what lies beside a version, the hashes of its files, and its parents."""
     for item in publication.documents:
         session.add(DocumentRow(version_id=version_id, name=item.name, sha256=item.sha256, size=item.size))
-    for item in {preview.sha256: preview for preview in publication.previews}.values():
-        session.add(
-            PreviewRow(
-                version_id=version_id,
-                sha256=item.sha256,
-                size=item.size,
-                prompt=item.prompt,
-                seed=item.seed,
-            )
-        )
+    add_preview_rows(
+        session, version_id, {preview.sha256: preview for preview in publication.previews}.values()
+    )
     add_hashes(session, version_id, facts)
     lineage, position = publication.manifest.lineage, 1
     while f"parent.{position}" in lineage:

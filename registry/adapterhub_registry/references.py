@@ -9,8 +9,8 @@ NAME = r"[a-z0-9][a-z0-9._-]{0,95}"
 ALIAS = r"[a-z][a-z0-9._-]{0,63}"
 REFERENCE = re.compile(
     rf"(?:(?P<remote>{NAME}):)?(?P<namespace>{NAME})/(?P<name>{NAME})"
-    rf"(?:@(?P<selector>v?[0-9]{{1,9}}|sha256:[0-9a-f]{{12,64}}|{ALIAS}))?",
-    re.IGNORECASE,
+    rf"(?:@(?P<selector>v?[0-9]{{1,9}}|sha256:[0-9a-f]{{12,64}}|(?!v[0-9]+$){ALIAS}))?",
+    re.IGNORECASE | re.ASCII,  # else K, the sign of the kelvin, is a k
 )
 RESERVED_ALIASES = frozenset({"latest", "main", "head"})
 
@@ -70,6 +70,12 @@ def parse_reference(text: str) -> Reference:
         selector=selector,
         remote=(match["remote"] or "").lower(),
     )
+
+
+def adapter_reference(name: str) -> Reference:
+    """Read `namespace/name`, dropping a selector."""
+    reference = parse_reference(name)
+    return Reference(reference.namespace, reference.name)
 
 
 def check_name(name: str, text: str) -> None:

@@ -4,27 +4,27 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from filelock import FileLock
-
-from adapterhub_registry.blobs import BlobStore, DirectoryBlobs
+from adapterhub_registry.blobs import BlobStore, DirectoryBlobs, sync_directory
 from adapterhub_registry.errors import (
+    AdapterHubError,
     AdapterNotFoundError,
     AliasMovedError,
     DigestMismatchError,
-    ManifestError,
     OutputError,
     RemoteError,
     VersionConflictError,
     VersionNotFoundError,
 )
 from adapterhub_registry.files import make_directory, write_atomically
-from adapterhub_registry.manifest import Manifest
-from adapterhub_registry.publication import Details, StoredFile
+from adapterhub_registry.locks import locked
+from adapterhub_registry.manifest import MAX_SIZE, Manifest, check_file
+from adapterhub_registry.publication import Details, StoredFile, check_details, check_documents
 from adapterhub_registry.references import Reference
 
 FORMAT = 1
@@ -43,6 +43,7 @@ class RemoteVersion:
         created: UTC time, ISO 8601.
         documents: Files beside it.
         previews: Pictures of it.
+        details: What was said of the adapter when it was pushed.
     """
 
     number: int
@@ -52,6 +53,7 @@ class RemoteVersion:
     created: str
     documents: tuple[StoredFile, ...]
     previews: tuple[StoredFile, ...]
+    details: Details
 
 
 class Remote(Protocol):
@@ -73,15 +75,11 @@ class Remote(Protocol):
         ...
 
     def publish(self, adapter: str, version: RemoteVersion) -> None:
-        """Make a version visible, whole; its blobs must be there."""
+        """Make a version visible, whole, with what is said of the adapter; its blobs must be there."""
         ...
 
     def details(self, adapter: str) -> Details:
-        """Return what is said of an adapter."""
-        ...
-
-    def set_details(self, adapter: str, details: Details) -> None:
-        """Set what is said of an adapter."""
+        """Return what is said of an adapter, by its newest version."""
         ...
 
     def set_alias(self, adapter: str, alias: str, number: int, *, expected: int | None) -> None:
@@ -99,7 +97,7 @@ class DirectoryRemote:
         adapterhub-remote.json                     what it is
         blobs/sha256/ab/cd/abcd...                 as in a home
         adapters/NAMESPACE/NAME/versions/3.json    there once the version is whole
-        adapters/NAMESPACE/NAME/details.json, aliases.json, lock
+        adapters/NAMESPACE/NAME/aliases.json, lock
 
     Args:
         name: What the user calls it.
@@ -116,6 +114,8 @@ class DirectoryRemote:
         if not root.is_dir():
             raise RemoteError(name, f"there is no directory {root}; create it, or mount the disk")
         marker = root / MARKER
+        # Who pushes first writes the marker before anything else, and may do so now, or have died of it.
+        others = [path for path in root.iterdir() if not path.name.startswith(f".{MARKER}.")]
         if marker.exists():
             try:
                 found = json.loads(marker.read_text())["format"]
@@ -123,13 +123,13 @@ class DirectoryRemote:
                 raise RemoteError(name, f"{marker} cannot be read ({exc})") from exc
             if found != FORMAT:
                 raise RemoteError(name, f"{root} is of format {found}; this release reads {FORMAT}")
-        elif any(root.iterdir()):
+        elif others:
             raise RemoteError(name, f"{root} holds other files; name an empty directory")
 
     def versions(self, adapter: str) -> Mapping[int, RemoteVersion]:
         """Return all versions of an adapter by number; empty if there is no such adapter."""
         folder = self._folder(adapter) / "versions"
-        files = {int(path.stem): path for path in folder.glob("*.json") if path.stem.isdigit()}
+        files = {int(path.stem): path for path in folder.glob("*.json") if path.stem.isdecimal()}
         return {number: self._read_version(files[number], number) for number in sorted(files)}
 
     def resolve(self, reference: Reference) -> RemoteVersion:
@@ -166,7 +166,7 @@ class DirectoryRemote:
             write_atomically(self._root / MARKER, json.dumps({"format": FORMAT}).encode())
 
     def publish(self, adapter: str, version: RemoteVersion) -> None:
-        """Make a version visible, whole; its blobs must be there.
+        """Make a version visible, whole, with what is said of the adapter; its blobs must be there.
 
         Raises:
             VersionConflictError: The number is taken by another digest; nothing has changed.
@@ -182,12 +182,14 @@ class DirectoryRemote:
             "created": version.created,
             "documents": [asdict(item) for item in version.documents],
             "previews": [asdict(item) for item in version.previews],
+            "details": asdict(version.details),
         }
         make_directory(target.parent)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         write_atomically(draft, json.dumps(table, indent=1).encode())
         try:
             os.link(draft, target)  # unlike a rename, this fails if somebody took the number meanwhile
+            sync_directory(target.parent)
         except FileExistsError as exc:
             there = self._read_version(target, version.number).manifest.digest
             raise VersionConflictError(
@@ -196,31 +198,31 @@ class DirectoryRemote:
         except OSError as exc:
             raise OutputError(target, exc.strerror or str(exc)) from exc
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):  # the version is there or is not, whatever becomes of the draft
+                draft.unlink(missing_ok=True)
 
     def details(self, adapter: str) -> Details:
-        """Return what is said of an adapter."""
-        table = self._read_table(self._folder(adapter) / "details.json")
-        return Details(**table)
-
-    def set_details(self, adapter: str, details: Details) -> None:
-        """Set what is said of an adapter."""
-        write_atomically(
-            self._folder(adapter) / "details.json", json.dumps(asdict(details), indent=1).encode()
-        )
+        """Return what is said of an adapter, by its newest version."""
+        there = self.versions(adapter)
+        return there[max(there)].details if there else Details()
 
     def aliases(self, adapter: str) -> Mapping[str, int]:
         """Return alias to number."""
-        return self._read_table(self._folder(adapter) / "aliases.json")
+        path = self._folder(adapter) / "aliases.json"
+        table = self._read_table(path)
+        if {type(number) for number in table.values()} - {int}:
+            raise RemoteError(self.name, f"{path} is damaged (an alias stands at no number)")
+        return table
 
     def set_alias(self, adapter: str, alias: str, number: int, *, expected: int | None) -> None:
         """Point an alias at a version, if it stands at `expected`.
 
         Raises:
             AliasMovedError: It stands elsewhere; it was not moved.
+            OutputError: The disk is full or cannot be written.
         """
         folder = self._folder(adapter)
-        with FileLock(folder / "lock"):
+        with locked(folder / "lock"):
             aliases = dict(self.aliases(adapter))
             if aliases.get(alias) != expected:
                 raise AliasMovedError(adapter, alias, expected, aliases.get(alias))
@@ -242,8 +244,10 @@ class DirectoryRemote:
                 created=table["created"],
                 documents=tuple(StoredFile(**item) for item in table["documents"]),
                 previews=tuple(StoredFile(**item) for item in table["previews"]),
+                details=Details(**table["details"]),
             )
-        except (ManifestError, KeyError, TypeError) as exc:
+            _check_version(version)
+        except (AdapterHubError, KeyError, TypeError, AttributeError, ValueError) as exc:
             raise RemoteError(self.name, f"{path} is damaged ({exc})") from exc
         if manifest.digest != recorded:
             expected, found = (text.removeprefix("sha256:") for text in (str(recorded), manifest.digest))
@@ -252,11 +256,30 @@ class DirectoryRemote:
 
     def _read_table(self, path: Path) -> dict[str, Any]:
         try:
-            return json.loads(path.read_text())
+            table: Any = json.loads(path.read_text())
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             raise RemoteError(self.name, f"{path} cannot be read ({exc})") from exc
+        if not isinstance(table, dict):
+            raise RemoteError(self.name, f"{path} is damaged (it is no object)")
+        return table  # pyright: ignore[reportUnknownVariableType]
+
+
+def _check_version(version: RemoteVersion) -> None:
+    """Check what others may have written; raises AdapterHubError, TypeError, AttributeError or ValueError."""
+    details = version.details
+    texts = [version.message, version.author, version.created]
+    texts += [text for text in (details.title, details.description, details.card) if text is not None]
+    for item in (*version.documents, *version.previews):
+        texts += [item.name, item.prompt, *item.settings, *item.settings.values()]
+    "".join(texts).encode()  # all is text, and can be kept
+    check_details(details)
+    check_documents(version.documents)
+    for item in (*version.documents, *version.previews):
+        check_file(item.name, item.size, item.sha256)
+        if item.seed is not None and not (type(item.seed) is int and -MAX_SIZE <= item.seed < MAX_SIZE):
+            raise ValueError(f"the seed of {item.name} is no whole number")
 
 
 def open_remote(name: str, url: str) -> Remote:

@@ -4,8 +4,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_data_path
-
 from adapterhub_registry.errors import HomeError
 
 
@@ -23,7 +21,11 @@ class RegistrySettings:
     def from_environment(cls) -> "RegistrySettings":
         """Read `ADAPTERHUB_HOME`."""
         value = os.environ.get("ADAPTERHUB_HOME")
-        return cls(home=Path(value).expanduser() if value else user_data_path("adapterhub", appauthor=False))
+        if value:
+            return cls(home=Path(value).expanduser())
+        from platformdirs import user_data_path
+
+        return cls(home=user_data_path("adapterhub", appauthor=False))
 
 
 def ensure_home(home: Path) -> Path:

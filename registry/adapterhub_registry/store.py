@@ -2,27 +2,20 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlmodel import Session, col, select
-
-from adapterhub_registry import care, known_remotes, publishing, states
+from adapterhub_registry import reading
 from adapterhub_registry.blobs import DirectoryBlobs
 from adapterhub_registry.database import Database
-from adapterhub_registry.errors import AdapterNotFoundError, FieldError, RemoteError
-from adapterhub_registry.facts import read_facts
+from adapterhub_registry.describing import Describing, read_card, with_card
+from adapterhub_registry.errors import AdapterNotFoundError, BlobMissingError, FieldError, RemoteError
 from adapterhub_registry.files import link_file
 from adapterhub_registry.finders import Finders
-from adapterhub_registry.intake import (
-    PreviewPicture,
-    describe_base,
-    read_payload,
-    read_preview,
-    store_files,
-)
-from adapterhub_registry.manifest import Manifest, Version, decimal_text
+from adapterhub_registry.keepers import Keepers
+from adapterhub_registry.manifest import Manifest, Version, check_manifest, decimal_text
 from adapterhub_registry.publication import (
     Adapter,
     Details,
@@ -30,26 +23,21 @@ from adapterhub_registry.publication import (
     Published,
     StoredFile,
     check_details,
+    check_documents,
 )
-from adapterhub_registry.references import ALIAS, RESERVED_ALIASES, Reference, parse_reference
-from adapterhub_registry.remotes import Remote, open_remote
-from adapterhub_registry.rows import (
+from adapterhub_registry.references import (
+    ALIAS,
+    RESERVED_ALIASES,
+    Reference,
     adapter_reference,
-    flushed_id,
-    list_documents,
-    list_previews,
-    log_event,
-    quick_version,
-    require_adapter,
-    select_version,
-    to_adapter,
-    to_adapters,
-    to_version,
-    write_details,
+    parse_reference,
 )
 from adapterhub_registry.settings import RegistrySettings, ensure_home
-from adapterhub_registry.tables import AdapterRow, VersionRow
-from adapterhub_registry.transfer import Transfer, pull, push
+
+if TYPE_CHECKING:
+    from adapterhub_registry.intake import PreviewPicture, Staged
+    from adapterhub_registry.remotes import Remote
+    from adapterhub_registry.transfer import Transfer
 
 
 class Anywhere(Enum):
@@ -58,7 +46,7 @@ class Anywhere(Enum):
     ANYWHERE = "anywhere"
 
 
-class Registry(Finders):
+class Registry(Finders, Keepers, Describing):
     """Adapters and their versions on this machine; safe to use from many processes at once.
 
     Args:
@@ -81,7 +69,7 @@ class Registry(Finders):
 
     def add(
         self,
-        path: Path | str,
+        path: "Path | str | Staged",
         *,
         name: str,
         base: str | None = None,
@@ -91,19 +79,22 @@ class Registry(Finders):
         licence: str = "",
         lineage: Mapping[str, str] | None = None,
         documents: Mapping[str, bytes] | None = None,
-        previews: Sequence[Path | str | PreviewPicture] = (),
+        previews: "Sequence[Path | str | PreviewPicture]" = (),
         message: str = "",
         title: str | None = None,
         description: str | None = None,
         kind: str | None = None,
         tags: Sequence[str] | None = None,
+        settings: Mapping[str, str] | None = None,
+        card: Path | str | None = None,
+        link: bool = False,
     ) -> Version:
         """Add a file of weights, or a PEFT directory, as the next version of an adapter.
 
         If the adapter has a version with the same digest already, nothing changes and that one is returned.
 
         Args:
-            path: A safetensors file, or a PEFT directory (`adapter_config.json` and weights).
+            path: A safetensors file, or a PEFT directory (`adapter_config.json` and weights); read once.
             name: `namespace/name`; capitals are folded, and kept as the title of a new adapter.
             base: The base that it was made on (see `adapterhub bases list`); its architecture must fit.
             like: A version whose base is this one's too, in place of `base`.
@@ -112,64 +103,96 @@ class Registry(Finders):
             licence: SPDX identifier, or words.
             lineage: Where it comes from; `operation` is `imported` if left out.
             documents: Files to keep beside the version, by name.
-            previews: PNG pictures of it; prompt and seed are read from their records.
+            previews: PNG, JPEG or WebP pictures of it; prompt, seed and settings are read from their records,
+                and they are kept as PNG without them.
             message: What to say of this version.
             title: The adapter's name for people.
             description: A sentence.
             kind: One of `KINDS`.
             tags: Labels for search; they replace those there are.
+            settings: What to generate with; they replace those there are.
+            card: A model card's file, for what is not given here; by default the README.md of the directory.
+            link: Keep a hard link to the file, not a copy, where the file system can: it takes no room, and
+                who changes the file in place changes the version too. See `VersionFacts.linked`.
 
         Raises:
             InputError, PickleRefusedError, WeightsError: The weights cannot be read.
             ArchitectureError: They do not fit the base, or nobody said what they fit.
-            PictureError, FieldError, ReferenceSyntaxError: Something else is malformed.
+            PictureError, FieldError, CardError, ReferenceSyntaxError: Something else is malformed.
             OutputError: The disk is full. Nothing is listed in any of these cases.
         """
+        from adapterhub_registry import intake
+        from adapterhub_registry.locks import store_kept
+
         reference = adapter_reference(name)
-        details = Details(title=title, description=description, kind=kind, tags=tags)
+        details = Details(title, description, None, kind, tags, settings)
+        source = path.payload.path if isinstance(path, intake.Staged) else Path(path)
+        said = read_card(source, None if card is None else Path(card))
+        if said is not None:
+            details = with_card(details, said)
+            trigger_words, licence = trigger_words or said.trigger_words, licence or said.licence
+            recommended_weight = said.recommended_weight if recommended_weight is None else recommended_weight
         check_details(details)
-        payload = read_payload(Path(path))
-        architecture, identity = describe_base(base, payload, like)
+        payload = path if isinstance(path, intake.Staged) else intake.read_payload(source)
+        architecture, identity = intake.describe_base(base, payload, like)
         pictures = [
-            picture if isinstance(picture, PreviewPicture) else read_preview(Path(picture))
+            picture if isinstance(picture, intake.PreviewPicture) else intake.read_preview(Path(picture))
             for picture in previews
         ]
         words = tuple(word.strip() for word in trigger_words if word.strip())
-        weight = "" if recommended_weight is None else decimal_text(recommended_weight)
+        weight = "" if recommended_weight in (None, "") else decimal_text(recommended_weight)
+        if details.title is None and name.strip() != reference.adapter:
+            details = dataclasses.replace(details, title=name.strip().split("/")[-1])
 
-        files, stored, shown = store_files(self.blobs, payload, documents or {}, pictures)
-        manifest = Manifest(
-            files=files,
-            architecture=architecture,
-            base_identity=identity,
-            algorithm=payload.algorithm,
-            trigger_words=words,
-            recommended_weight=weight,
-            licence=licence,
-            lineage=dict(lineage or {"operation": "imported"}),
-        )
-        if title is None and name.strip() != reference.adapter:
-            details = Details(name.strip().split("/")[-1], description, None, kind, tags)
-        publication = Publication(
-            name=reference.adapter,
-            manifest=manifest,
-            message=message,
-            documents=stored,
-            previews=shown,
-            details=details,
-        )
-        return self.publish(publication).version
+        def store() -> Published:
+            files, stored, shown, facts = intake.store_files(
+                self.blobs, payload, documents or {}, pictures, link=link
+            )
+            manifest = Manifest(
+                files=files,
+                architecture=architecture,
+                base_identity=identity,
+                algorithm=payload.algorithm,
+                trigger_words=words,
+                recommended_weight=weight,
+                licence=licence,
+                lineage=dict(lineage or {"operation": "imported"}),
+            )
+            publication = Publication(
+                name=reference.adapter,
+                manifest=manifest,
+                message=message,
+                documents=stored,
+                previews=shown,
+                details=details,
+                facts=facts,
+            )
+            return self.publish(publication)
+
+        return store_kept(self.home, store).version
 
     def publish(self, publication: Publication) -> Published:
         """Make a version visible, in one transaction; its blobs must be in the store.
 
         Raises:
+            ManifestError, FieldError: Something is malformed; nothing has changed.
             VersionConflictError: The number is taken by another digest; nothing has changed.
             TombstoneError: The digest was deleted here before.
+            BlobMissingError: A blob is not in the store; nothing has changed.
         """
+        from adapterhub_registry import publishing
+        from adapterhub_registry.facts import read_facts
+
+        check_manifest(publication.manifest)
         check_details(publication.details)
-        facts = read_facts(publication.manifest, self.blobs.path)
-        return publishing.publish(self._database, publication, facts, where=str(self.home))
+        check_documents(publication.documents)
+        try:
+            facts = publication.facts or read_facts(
+                publication.manifest, self.blobs.path, publication.documents
+            )
+        except FileNotFoundError as exc:
+            raise BlobMissingError(Path(exc.filename).name, str(self.home)) from exc
+        return publishing.publish(self._database, self.blobs, publication, facts, where=str(self.home))
 
     def resolve(self, reference: str | Reference) -> Version:
         """Return the version that a reference names; without a selector the highest published one.
@@ -181,44 +204,33 @@ class Registry(Finders):
         """
         if isinstance(reference, str):
             reference = parse_reference(reference)
-        found = quick_version(self._database, reference)
-        if found is not None:
-            return found
-        with self._database.reading() as session:
-            adapter = require_adapter(session, reference)
-            return to_version(adapter, select_version(session, adapter, reference))
+        with self._database.snapshot() as read:
+            return reading.read_version(read, reference)
 
     def versions(self, name: str) -> list[Version]:
         """Return all versions of an adapter, oldest first."""
-        with self._database.reading() as session:
-            adapter = require_adapter(session, adapter_reference(name))
-            rows = session.exec(
-                select(VersionRow)
-                .where(VersionRow.adapter_id == adapter.id, VersionRow.state != "deleted")
-                .order_by(col(VersionRow.number))
-            )
-            return [to_version(adapter, row) for row in rows]
+        with self._database.snapshot() as read:
+            return reading.list_versions(read, adapter_reference(name))
 
     def list(self) -> "list[Adapter]":
         """Return all adapters, by name."""
-        with self._database.reading() as session:
-            rows = session.exec(select(AdapterRow).order_by(col(AdapterRow.namespace), col(AdapterRow.name)))
-            return to_adapters(session, rows.all())
+        with self._database.snapshot() as read:
+            return reading.list_adapters(read)
 
     def show(self, name: str) -> Adapter:
         """Return what is said of one adapter."""
-        with self._database.reading() as session:
-            return to_adapter(session, require_adapter(session, adapter_reference(name)))
+        with self._database.snapshot() as read:
+            return reading.list_adapters(read, [reading.adapter_key(read, adapter_reference(name))])[0]
 
     def documents(self, version: Version) -> "list[StoredFile]":
         """Return the files beside a version; read one with `read`."""
-        with self._database.reading() as session:
-            return list_documents(session, self._version_id(session, version))
+        with self._database.snapshot() as read:
+            return reading.list_documents(read, reading.version_key(read, parse_reference(version.reference)))
 
     def previews(self, version: Version) -> "list[StoredFile]":
         """Return the pictures of a version, in the order in which they were added."""
-        with self._database.reading() as session:
-            return list_previews(session, self._version_id(session, version))
+        with self._database.snapshot() as read:
+            return reading.list_previews(read, reading.version_key(read, parse_reference(version.reference)))
 
     def read(self, sha256: str) -> bytes:
         """Return a stored file's bytes.
@@ -271,6 +283,8 @@ class Registry(Finders):
         if not re.fullmatch(ALIAS, alias) or alias in RESERVED_ALIASES or is_number_or_digest:
             rule = "a letter, then letters, digits, '.', '_' or '-'; not latest, main, head, v3 or a digest"
             raise FieldError("alias", alias, rule)
+        from adapterhub_registry import states
+
         states.set_alias(
             self._database,
             dataclasses.replace(adapter_reference(name), selector=str(number)),
@@ -278,20 +292,6 @@ class Registry(Finders):
             is_checked=not isinstance(expected, Anywhere),
             expected=None if isinstance(expected, Anywhere) else expected,
         )
-
-    def update(self, name: str, details: Details) -> Adapter:
-        """Change what is said of an adapter; None leaves a field as it is.
-
-        Raises:
-            FieldError: A tag or kind is malformed.
-        """
-        check_details(details)
-        with self._database.writing() as session:
-            adapter = require_adapter(session, adapter_reference(name))
-            write_details(session, adapter, details)
-            log_event(session, "update", f"{adapter.namespace}/{adapter.name}", {})
-            publishing.refresh(session, adapter)
-            return to_adapter(session, adapter)
 
     def yank(self, reference: str, reason: str) -> Version:
         """Hide a version from `latest` and from search; who names its number or digest still gets it.
@@ -301,10 +301,14 @@ class Registry(Finders):
         """
         if not reason.strip():
             raise FieldError("reason", reason, "say why, for those who use it")
+        from adapterhub_registry import states
+
         return states.yank(self._database, self._exact(reference), reason.strip())
 
     def unyank(self, reference: str) -> Version:
         """Bring a yanked version back."""
+        from adapterhub_registry import states
+
         return states.unyank(self._database, self._exact(reference))
 
     def delete(self, reference: str) -> str:
@@ -313,15 +317,9 @@ class Registry(Finders):
         Raises:
             VersionInUseError: An alias stands at it.
         """
-        return states.delete_version(self._database, self._exact(reference))
+        from adapterhub_registry import states
 
-    def verify(self, reference: str | None = None) -> Iterator[tuple[Version, str, str]]:
-        """Hash every file of one version, or of all, and yield (version, path, problem) for what is wrong."""
-        if reference is not None:
-            chosen = [self.resolve(reference)]
-        else:
-            chosen = [version for adapter in self.list() for version in self.versions(adapter.name)]
-        return care.verify(self, chosen)
+        return states.delete_version(self._database, self._exact(reference))
 
     def known_versions(self, name: str) -> "list[Version]":
         """Return all versions of an adapter, oldest first; none if there is no such adapter."""
@@ -332,6 +330,8 @@ class Registry(Finders):
 
     def remotes(self) -> dict[str, str]:
         """Return the remotes: name to URL."""
+        from adapterhub_registry import known_remotes
+
         return known_remotes.list_remotes(self._database)
 
     def add_remote(self, name: str, url: str) -> None:
@@ -341,6 +341,8 @@ class Registry(Finders):
             FieldError: The name is malformed.
             RemoteError: The URL cannot be used.
         """
+        from adapterhub_registry import known_remotes
+
         known_remotes.add_remote(self._database, name, url)
 
     def remove_remote(self, name: str) -> None:
@@ -349,6 +351,8 @@ class Registry(Finders):
         Raises:
             RemoteError: There is no remote of that name.
         """
+        from adapterhub_registry import known_remotes
+
         known_remotes.remove_remote(self._database, name)
 
     def only_remote(self) -> str:
@@ -357,14 +361,19 @@ class Registry(Finders):
         Raises:
             RemoteError: There is none, or there are several.
         """
+        from adapterhub_registry import known_remotes
+
         return known_remotes.only_remote(self._database)
 
-    def remote(self, name: str) -> Remote:
+    def remote(self, name: str) -> "Remote":
         """Open a remote.
 
         Raises:
             RemoteError: There is no remote of that name, or it cannot be used now.
         """
+        from adapterhub_registry import known_remotes
+        from adapterhub_registry.remotes import open_remote
+
         return open_remote(name, known_remotes.remote_url(self._database, name))
 
     def push(
@@ -374,13 +383,15 @@ class Registry(Finders):
         remote: str,
         renumber: bool = False,
         aliases: Sequence[str] = (),
-    ) -> Transfer:
+    ) -> "Transfer":
         """Push a version to a remote; see `adapterhub_registry.transfer.push`."""
+        from adapterhub_registry.transfer import push
+
         return push(
             self, self.resolve(reference), self.remote(remote), renumber=renumber, aliases=tuple(aliases)
         )
 
-    def pull(self, reference: str, *, remote: str | None = None, rename: str | None = None) -> Transfer:
+    def pull(self, reference: str, *, remote: str | None = None, rename: str | None = None) -> "Transfer":
         """Pull a version from a remote; see `adapterhub_registry.transfer.pull`.
 
         Args:
@@ -388,6 +399,8 @@ class Registry(Finders):
             remote: The remote's name, if the reference does not name it.
             rename: Another name for the adapter here.
         """
+        from adapterhub_registry.transfer import pull
+
         parsed = parse_reference(reference)
         name = parsed.remote or remote
         if not name:
@@ -403,7 +416,3 @@ class Registry(Finders):
         """Return the reference of the very version that is meant, so that no alias moves in between."""
         version = self.resolve(reference)
         return parse_reference(version.reference)
-
-    def _version_id(self, session: Session, version: Version) -> int:
-        reference = parse_reference(version.reference)
-        return flushed_id(select_version(session, require_adapter(session, reference), reference).id)

@@ -127,7 +127,7 @@ class AdoptedRow(SQLModel, table=True):
 
 
 class CondemnedRow(SQLModel, table=True):
-    """A blob that no version needs, and since when; it goes after the grace time unless one needs it again."""
+    """A blob that no version needs, and since when; it goes after the grace time, unless one needs it."""
 
     __tablename__ = "condemned"  # pyright: ignore[reportAssignmentType]
     sha256: str = Field(primary_key=True)

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from adapterhub_registry.blobs import BlobStore
 from adapterhub_registry.errors import VersionConflictError
+from adapterhub_registry.locks import store_kept
 from adapterhub_registry.manifest import Version
-from adapterhub_registry.publication import Details, Publication, StoredFile
+from adapterhub_registry.publication import Details, Publication, Published, StoredFile
 from adapterhub_registry.references import Reference
 from adapterhub_registry.remotes import Remote, RemoteVersion
 
@@ -73,6 +74,7 @@ def push(
             number = max(there) + 1
         remote.prepare()
         documents, previews = registry.documents(version), registry.previews(version)
+        adapter = registry.show(version.name)
         sent = _copy(version, [*documents, *previews], registry.blobs, remote.blobs)
         entry = RemoteVersion(
             number=number,
@@ -82,13 +84,16 @@ def push(
             created=version.created,
             documents=tuple(documents),
             previews=tuple(previews),
+            details=Details(
+                title=adapter.title,
+                description=adapter.description,
+                card=adapter.card,
+                kind=adapter.kind,
+                tags=adapter.tags,
+                settings=adapter.settings,
+            ),
         )
         remote.publish(version.name, entry)
-        adapter = registry.show(version.name)
-        remote.set_details(
-            version.name,
-            Details(adapter.title, adapter.description, adapter.card, adapter.kind, adapter.tags),
-        )
     for alias in aliases:
         remote.set_alias(version.name, alias, number, expected=remote.aliases(version.name).get(alias))
     return Transfer(version.name, number, version.digest, same is None, *sent)
@@ -125,23 +130,28 @@ def pull(
             name, taken.number, ours=taken.digest, theirs=found.manifest.digest, where=remote.name
         )
     version = Version(name, found.number, found.manifest, "published", "", "", "")
-    sent = _copy(version, [*found.documents, *found.previews], remote.blobs, registry.blobs)
-    details = remote.details(reference.adapter) if not here else Details()
-    published = registry.publish(
-        Publication(
-            name=name,
-            manifest=found.manifest,
-            number=number,
-            message=found.message,
-            author=found.author,
-            created=found.created,
-            documents=found.documents,
-            previews=found.previews,
-            details=details,
-        )
+    publication = Publication(
+        name=name,
+        manifest=found.manifest,
+        number=number,
+        message=found.message,
+        author=found.author,
+        created=found.created,
+        documents=found.documents,
+        previews=found.previews,
+        details=remote.details(reference.adapter) if not here else Details(),
     )
-    version = published.version
-    return Transfer(version.name, version.number, version.digest, published.is_new, *sent)
+    files = total = 0
+
+    def store() -> Published:
+        nonlocal files, total
+        sent = _copy(version, [*found.documents, *found.previews], remote.blobs, registry.blobs)
+        files, total = files + sent[0], total + sent[1]
+        return registry.publish(publication)
+
+    published = store_kept(registry.home, store)
+    done = published.version
+    return Transfer(done.name, done.number, done.digest, published.is_new, files, total)
 
 
 def _copy(

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from adapterhub_cli.main import cli, main
+from adapterhub_registry.store import Registry
+from tests.registry.conftest import weights_bytes
 
 Capture = pytest.CaptureFixture[str]
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "sqlmodel", "sqlalchemy", "numpy", "PIL")
@@ -31,6 +33,26 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     assert done.stderr == "[]\n"
     for name in cli.commands:
         assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["list"], ["show", "me/ink@prod"], ["versions", "me/ink"], ["search", "ink"], ["events"]],
+    ids=" ".join,
+)
+def test_a_command_that_only_reads_loads_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "ink.safetensors").write_bytes(weights_bytes(1))
+    registry = Registry()
+    registry.add(tmp_path / "ink.safetensors", name="me/ink")
+    registry.set_alias("me/ink", "prod", 1)
+    heavy = (*HEAVY, "alembic", "pydantic", "huggingface_hub", "filelock")
+    program = (
+        f"import sys; from adapterhub_cli.main import main; code = main({words!r}); "
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+    assert "me/ink" in done.stdout
 
 
 def all_commands() -> list[list[str]]:

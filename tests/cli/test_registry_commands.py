@@ -51,7 +51,8 @@ def test_an_adapter_is_added_listed_and_shown(run: Run, ink: Path, tmp_path: Pat
     table = json.loads(run("show", "me/ink", "--json"))
     assert table["trigger_words"] == ["inkwash"]
     assert table["recommended_weight"] == "0.8"
-    assert table["beside"] == ["preview-1.png"]
+    assert [item["name"] for item in table["previews"]] == ["preview-1.png"]
+    assert (table["rank"], table["targets"], table["has_card"]) == ("2", "unet 1", False)
     assert table["files"][0]["size"] == ink.stat().st_size
     assert "trigger words" in run("show", "me/ink")
     assert run("versions", "me/ink", "-q") == "me/ink@1\n"

@@ -75,6 +75,9 @@ def test_a_trained_version_carries_its_lineage(pictures: Pictures, home: Path) -
         (prompts[0], 0),
         (prompts[1], 1),
     ]
+    made_with = registry.previews(version)[0].settings
+    assert (made_with["steps"], made_with["guidance_scale"], made_with["width"]) == ("20", "5", "64")
+    assert (made_with["weight"], made_with["base"]) == ("1", "mini")
     assert [(item.step, item.steps) for item in seen] == [(n, 6) for n in range(1, 7)]
     for private in (str(folder), str(home), "localhost"):
         assert private.encode() not in weights_of(registry) + b"".join(documents.values())
