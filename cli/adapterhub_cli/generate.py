@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from adapterhub_cli.output import data_options, print_rows, progress
+from adapterhub_cli.output import LOCK_FILE, data_options, print_rows, progress
 
 
 @click.command()
@@ -17,7 +17,13 @@ from adapterhub_cli.output import data_options, print_rows, progress
 @click.option("--use", "uses", multiple=True, metavar="REF[:WEIGHT]", help="An adapter; repeat for more.")
 @click.option("--seed", type=int, help="Seed of the first picture; drawn if left out.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures of each prompt.")
-@click.option("--locked", type=click.Path(path_type=Path), help="A lock file, in place of --use.")
+@click.option(
+    "--locked",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value=LOCK_FILE,
+    help="A lock file in place of --use, adapterhub.lock if none is named.",
+)
 @click.option("--steps", type=int, default=30, show_default=True, help="Denoising steps.")
 @click.option("--guidance", type=float, default=5.0, show_default=True, help="Classifier-free guidance.")
 @click.option("--width", type=int, help="Pixels; by default what the base was trained for.")

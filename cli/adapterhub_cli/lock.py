@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from adapterhub_cli.output import data_options, print_rows
+from adapterhub_cli.output import LOCK_FILE, data_options, print_rows
 
 
 @click.command()
 @click.argument("terms", metavar="REF[:WEIGHT]...", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("adapterhub.lock"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path(LOCK_FILE), show_default=True)
 @data_options
 def lock(terms: tuple[str, ...], out: Path, as_json: bool, quiet: bool) -> None:
     """Write a lock file: numbers, digests and weights, whatever aliases point at later.
@@ -17,8 +17,8 @@ def lock(terms: tuple[str, ...], out: Path, as_json: bool, quiet: bool) -> None:
     \b
     Examples:
       adapterhub lock me/ink@prod:0.8 me/corgi
-      adapterhub pull --locked adapterhub.lock --from team
-      adapterhub generate -p "a corgi" --locked adapterhub.lock
+      adapterhub pull --locked --from team
+      adapterhub generate -p "a corgi" --locked
     """
     from adapterhub.runtime.composition import Composition
     from adapterhub_registry.files import write_atomically

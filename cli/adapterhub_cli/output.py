@@ -9,6 +9,8 @@ import click
 
 from adapterhub_cli.terminal import field_lines, table_lines, terminal_width
 
+LOCK_FILE = "adapterhub.lock"
+"""What `lock` writes and `--locked` reads where no file is named."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -24,8 +26,9 @@ def print_rows(
     """Print rows as a table that fits the terminal, a JSON array, or (quiet) the values of `key` alone."""
     if as_json:
         click.echo(json.dumps(list(rows), indent=2))
-    elif quiet and rows:
-        click.echo("\n".join(str(row[key]) for row in rows))
+    elif quiet:
+        for value in filter(None, (str(row[key]) for row in rows)):
+            click.echo(value)
     elif rows:
         names = list(rows[0])
         cells = [[str(row[name]) for name in names] for row in rows]

@@ -4,14 +4,20 @@ from pathlib import Path
 
 import click
 
-from adapterhub_cli.output import data_options, print_transfer
+from adapterhub_cli.output import LOCK_FILE, data_options, print_transfer
 
 
 @click.command()
 @click.argument("reference", metavar="REF", required=False)
 @click.option("--from", "remote", help="The remote; needed if there are several and REF names none.")
 @click.option("--as", "rename", metavar="NS/NAME", help="Take it under another name.")
-@click.option("--locked", type=click.Path(path_type=Path), help="Pull every version of a lock file instead.")
+@click.option(
+    "--locked",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value=LOCK_FILE,
+    help="Pull every version of a lock file instead, adapterhub.lock if none is named.",
+)
 @data_options
 def pull(
     reference: str | None,
@@ -27,7 +33,7 @@ def pull(
     Examples:
       adapterhub pull acme/corgi@prod --from team
       adapterhub pull team:acme/corgi --as me/corgi
-      adapterhub pull --locked adapterhub.lock --from team
+      adapterhub pull --locked --from team
     """
     from adapterhub_registry.lockfile import read_lock
     from adapterhub_registry.references import parse_reference

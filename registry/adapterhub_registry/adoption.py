@@ -16,9 +16,18 @@ from adapterhub_registry.errors import (
     WeightsError,
 )
 from adapterhub_registry.hashes import FileHashes, hash_file
-from adapterhub_registry.intake import PreviewPicture, Staged, read_payload, read_preview, stage
+from adapterhub_registry.intake import (
+    PEFT_FILES,
+    SINGLE_FILE,
+    PreviewPicture,
+    Staged,
+    describe_base,
+    read_payload,
+    read_preview,
+    stage,
+)
 from adapterhub_registry.publication import TAG
-from adapterhub_registry.sidecars import Sidecars, read_sidecars
+from adapterhub_registry.sidecars import SIDECARS, Sidecars, read_sidecars
 
 if TYPE_CHECKING:
     from adapterhub_registry.store import Registry
@@ -78,17 +87,24 @@ def adopt(
     """
     if not folder.is_dir():
         raise InputError(folder, "there is no such folder")
+    paths = set(folder.rglob("*"))
     kinds = (WEIGHTS, *PICKLES, *ARCHIVES)
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
+    # Of files with the same weights the one that most lies beside becomes the version.
+    files = sorted(
+        (path for path in paths if path.suffix.lower() in kinds),
+        key=lambda path: (-sum(path.with_suffix(end) in paths for end in SIDECARS), path),
+    )
     adopted = registry.adopted_files()
+    work = _Work(registry, namespace, base, link=link, dry_run=dry_run)
     for number, path in enumerate(files, 1):
         if path.is_file():
-            key = _key(path)
-            if key in adopted:
-                yield Adopted(path, "known", adopted[key])
+            try:
+                key = _key(path)
+                found = Adopted(path, "known", adopted[key]) if key in adopted else work.take(path)
+            except (AdapterHubError, OSError) as exc:
+                yield Adopted(path, "refused", reason=_reason(exc, path))
             else:
-                found = _adopt_file(registry, path, namespace, base, link, dry_run)
-                if found.version and not dry_run:
+                if found.version and not dry_run and key not in adopted:
                     registry.remember_adopted(*key, found.version)
                 yield found
         if on_file is not None:
@@ -101,84 +117,101 @@ def _key(path: Path) -> tuple[str, int, int, int]:
     return name, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _adopt_file(
-    registry: "Registry", path: Path, namespace: str, base: str | None, link: bool, dry_run: bool
-) -> Adopted:
-    try:
+def _reason(error: AdapterHubError | OSError, path: Path) -> str:
+    if isinstance(error, ArchitectureError):
+        hint = "name the base with --base" if error.adapter == "unknown" else str(error)
+        return f"its shapes do not tell what it fits; {hint}"
+    return str(error).removeprefix(f"{path} ")
+
+
+class _Work:
+    """Takes files one by one; in a dry run it keeps in mind what the files before would have become."""
+
+    def __init__(
+        self, registry: "Registry", namespace: str, base: str | None, *, link: bool, dry_run: bool
+    ) -> None:
+        self._registry = registry
+        self._namespace = namespace
+        self._base = base
+        self._link = link
+        self._dry_run = dry_run
+        self._planned: dict[str, str] = {}  # digest of the tensors to name
+
+    def take(self, path: Path) -> Adopted:
+        """Add a file, or in a dry run say what would become of it."""
         if path.suffix.lower() in ARCHIVES:
             raise WeightsError(path, "it is an archive; unpack it, and adopt the .safetensors file in it")
         if path.suffix.lower() in PICKLES:
             raise PickleRefusedError(path)
-        payload = read_payload(path)
+        is_peft = path.name == PEFT_FILES[1] and path.with_name(PEFT_FILES[0]).is_file()
+        payload = read_payload(path.parent if is_peft else path)
         sidecars = read_sidecars(path, payload.header.metadata)
-        if dry_run:
-            known = _known(registry, hash_file(path))
-            reason = "" if known else "; ".join(sidecars.problems)
-            name = known or _free_name(registry, namespace, path)
-            return Adopted(path, "known" if known else "would add", name, reason)
-        with stage(registry.blobs, payload, link=link) as staged:
-            known = _known(registry, staged.hashes)
+        if self._dry_run:
+            hashes = hash_file(path)
+            known = self._known(hashes) or self._planned.get(hashes.data_sha256, "")
             if known:
                 return Adopted(path, "known", known)
-            name = _free_name(registry, namespace, path)
-            return _add(registry, staged, name, base, sidecars, link)
-    except ArchitectureError as exc:
-        hint = "name the base with --base" if exc.adapter == "unknown" else str(exc)
-        return Adopted(path, "refused", reason=f"its shapes do not tell what it fits; {hint}")
-    except (AdapterHubError, OSError) as exc:
-        return Adopted(path, "refused", reason=str(exc))
+            describe_base(self._base, payload)
+            name = self._planned[hashes.data_sha256] = self._free_name(path)
+            return Adopted(path, "would add", name, "; ".join(sidecars.problems))
+        with stage(self._registry.blobs, payload, link=self._link) as staged:
+            known = self._known(staged.hashes)
+            if known:
+                return Adopted(path, "known", known)
+            return self._add(staged, path, sidecars)
 
+    def _known(self, hashes: FileHashes) -> str:
+        found = self._registry.find_hashes(hashes)
+        return found[0].version.reference if found else ""
 
-def _known(registry: "Registry", hashes: FileHashes) -> str:
-    found = registry.find_hashes(hashes)
-    return found[0].version.reference if found else ""
+    def _add(self, staged: Staged, path: Path, sidecars: Sidecars) -> Adopted:
+        """Add one file that was read already."""
+        problems = list(sidecars.problems)
+        source = path.parent if staged.payload.path.is_dir() else path
+        spelled = Path(source.name.encode("utf-8", "replace").decode())
+        previews: list[PreviewPicture] = []
+        if sidecars.picture is not None:
+            try:
+                previews.append(read_preview(sidecars.picture))
+            except (InputError, PictureError) as exc:
+                problems.append(str(exc))
+        if staged.problem:
+            problems.append(f"it was copied, not linked: {staged.problem}")
+        tags = tuple(tag for word in sidecars.tags if TAG.fullmatch(tag := _slug(word)))
+        version = self._registry.add(
+            staged,
+            name=self._free_name(path),
+            base=self._base,
+            trigger_words=sidecars.trigger_words,
+            recommended_weight=sidecars.weight or None,
+            licence=sidecars.licence,
+            lineage={"operation": "imported", "file": spelled.name},
+            previews=previews,
+            message=f"adopted from {spelled.name}",
+            title=sidecars.title or (spelled.name if source != path else spelled.stem),
+            description=sidecars.description or None,
+            kind=sidecars.kind or None,
+            tags=tags or None,
+            settings=sidecars.settings or None,
+            link=self._link,
+        )
+        is_linked = self._registry.facts(version).linked != ""
+        return Adopted(path, "added", version.reference, "; ".join(problems), is_linked)
 
+    def _free_name(self, path: Path) -> str:
+        """Return a name that no adapter has yet: the file's, its folder's before it, or a number behind it.
 
-def _add(
-    registry: "Registry", staged: Staged, name: str, base: str | None, sidecars: Sidecars, link: bool
-) -> Adopted:
-    """Add one file that was read already."""
-    path, problems = staged.payload.path, list(sidecars.problems)
-    spelled = Path(path.name.encode("utf-8", "replace").decode())
-    previews: list[PreviewPicture] = []
-    if sidecars.picture is not None:
-        try:
-            previews.append(read_preview(sidecars.picture))
-        except (InputError, PictureError) as exc:
-            problems.append(str(exc))
-    if staged.problem:
-        problems.append(f"it was copied, not linked: {staged.problem}")
-    tags = tuple(tag for word in sidecars.tags if TAG.fullmatch(tag := _slug(word)))
-    version = registry.add(
-        staged,
-        name=name,
-        base=base,
-        trigger_words=sidecars.trigger_words,
-        recommended_weight=sidecars.weight or None,
-        licence=sidecars.licence,
-        lineage={"operation": "imported", "file": spelled.name},
-        previews=previews,
-        message=f"adopted from {spelled.name}",
-        title=sidecars.title or spelled.stem,
-        description=sidecars.description or None,
-        kind=sidecars.kind or None,
-        tags=tags or None,
-        settings=sidecars.settings or None,
-        link=link,
-    )
-    is_linked = registry.facts(version).linked != ""
-    return Adopted(path, "added", version.reference, "; ".join(problems), is_linked)
-
-
-def _free_name(registry: "Registry", namespace: str, path: Path) -> str:
-    """Return a name that no adapter has yet: the file's, its folder's before it, or a number behind it."""
-    stem = _slug(path.stem) or "adapter"
-    wishes = [stem, f"{_slug(path.parent.name) or 'folder'}-{stem}"[:96].strip("-._")]
-    wishes += [f"{stem[:90]}-{number}" for number in range(2, 1000)]
-    for wish in wishes:
-        if not registry.has_adapter(f"{namespace}/{wish}"):
-            return f"{namespace}/{wish}"
-    raise FieldError("name", f"{namespace}/{stem}", "a thousand names like it are taken")
+        A file that has the name which every library gives it is called by its folder.
+        """
+        folder = _slug(path.resolve().parent.name) or "folder"
+        stem = folder if path.name in (SINGLE_FILE, PEFT_FILES[1]) else _slug(path.stem) or "adapter"
+        wishes = [stem, f"{folder}-{stem}"[:96].strip("-._")]
+        wishes += [f"{stem[:90]}-{number}" for number in range(2, 1000)]
+        planned = set(self._planned.values())
+        for name in (f"{self._namespace}/{wish}" for wish in wishes):
+            if name not in planned and not self._registry.has_adapter(name):
+                return name
+        raise FieldError("name", f"{self._namespace}/{stem}", "a thousand names like it are taken")
 
 
 def _slug(text: str) -> str:

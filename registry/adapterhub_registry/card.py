@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapterhub_registry.card_text import BASE_MODELS, one_line, written_body
+from adapterhub_registry.card_text import one_line, written_body
 from adapterhub_registry.errors import CardError, FieldError, ManifestError
 from adapterhub_registry.front_matter import (
     MAX_BYTES,
@@ -16,6 +16,7 @@ from adapterhub_registry.front_matter import (
     split_front_matter,
 )
 from adapterhub_registry.manifest import Version, decimal_text
+from adapterhub_registry.probe import BASE_MODELS
 from adapterhub_registry.publication import TAG, Adapter, Details, StoredFile, check_details
 
 MAX_CARD_BYTES = 1 << 20

@@ -5,10 +5,9 @@ import shlex
 from collections.abc import Mapping
 
 from adapterhub_registry.manifest import Version
+from adapterhub_registry.probe import BASE_MODELS
 from adapterhub_registry.publication import Adapter
 
-BASE_MODELS = {"sdxl": "stabilityai/stable-diffusion-xl-base-1.0"}
-"""Architecture to the repository that the Hub knows its base by."""
 # Setting to (option of `adapterhub generate`, argument of a diffusers pipeline).
 _CALLS = {
     "steps": ("--steps", "num_inference_steps"),

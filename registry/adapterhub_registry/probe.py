@@ -21,6 +21,8 @@ WIDE = frozenset({"down", "hada_w1_b", "a2"})
 SDXL_WIDTHS = frozenset({640, 1280, 2048, 2560, 5120})
 """Of inputs in SDXL's transformers; the mini base has the same names and other widths."""
 MAX_CONFIG_BYTES = 1 << 20
+BASE_MODELS = {"sdxl": "stabilityai/stable-diffusion-xl-base-1.0"}
+"""Architecture to the repository that the Hub knows its base by."""
 TRANSFORMERS = "transformers"
 """Architectures of language models begin with this: `transformers/causal_lm`."""
 # Modules that only a transformer from the transformers library has.
@@ -147,6 +149,8 @@ def _architectures(
         yield "sdxl", "modelspec.architecture"
     elif model_spec.startswith("stable-diffusion-v1"):
         yield "sd1", "modelspec.architecture"
+    if str(config.get("base_model_name_or_path")) == BASE_MODELS["sdxl"]:
+        yield "sdxl", "base_model_name_or_path"
     if "adapterhub.architecture" in header.metadata:
         yield header.metadata["adapterhub.architecture"], "adapterhub.architecture"
     if seen:

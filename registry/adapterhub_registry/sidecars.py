@@ -23,6 +23,7 @@ PICTURES = (
     ".preview.webp",
     ".webp",
 )
+SIDECARS = (".civitai.info", ".cm-info.json", ".json", ".txt", *PICTURES)
 MAX_WORDS = 50
 
 

@@ -68,8 +68,8 @@ def test_a_folder_is_adopted_with_what_lies_beside_its_files(home: Path, folder:
         "more.zip": "refused",
         "old.pt": "refused",
         "renamed.safetensors": "refused",
-        "styles/copy.safetensors": "added",
-        "styles/corgi.safetensors": "known",
+        "styles/copy.safetensors": "known",
+        "styles/corgi.safetensors": "added",
     }
     ink = registry.resolve("me/ink-wash-v2")
     assert ink.trigger_words == ("inkwash", "soft", "grey")
@@ -84,6 +84,10 @@ def test_a_folder_is_adopted_with_what_lies_beside_its_files(home: Path, folder:
     assert "no JSON" in found["corgi.safetensors"].reason
     assert "pickled" in found["renamed.safetensors"].reason
     assert found["styles/corgi.safetensors"].version == found["styles/copy.safetensors"].version
+    # Of two files with the same weights, the one with notes and a picture became the version.
+    corgi = registry.resolve(found["styles/copy.safetensors"].version)
+    assert corgi.trigger_words == ("corgidog",)
+    assert len(registry.previews(corgi)) == 1
     assert snapshot(folder) == before
 
 
@@ -199,15 +203,48 @@ def test_the_command_says_what_is_linked(
     ink = folder / "Ink Wash (v2).safetensors"
     assert main(["add", str(ink), "--name", "us/ink", "--quiet"]) == 0
     assert f"linked, not copied: who changes {ink} in place changes us/ink@1 too" in capsys.readouterr().err
-    assert Registry(home).linked_versions() == ["me/ink-wash-v2@1", "me/corgi@1", "me/copy@1", "us/ink@1"]
+    linked = ["me/ink-wash-v2@1", "me/corgi@1", "me/lora-corgi@1", "us/ink@1"]
+    assert Registry(home).linked_versions() == linked
 
 
-def test_a_dry_run_changes_nothing(home: Path, folder: Path) -> None:
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(home: Path, folder: Path) -> None:
+    (folder / "odd.safetensors").write_bytes(weights_bytes(5, text_width=77))
     registry = Registry(home)
-    found = list(adopt(registry, folder, namespace="me", dry_run=True))
-    assert sum(item.outcome == "would add" for item in found) == 4
+    planned = list(adopt(registry, folder, namespace="me", dry_run=True))
     assert registry.list() == []
     assert registry.events() == []
+    done = list(adopt(registry, folder, namespace="me"))
+    assert [(item.path, item.outcome.replace("would add", "added")) for item in planned] == [
+        (item.path, item.outcome) for item in done
+    ]
+    assert [item.version for item in planned] == [item.version.removesuffix("@1") for item in done]
+
+
+def test_files_with_the_name_that_libraries_give_are_called_by_their_folder(
+    home: Path, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("adapter_model", "pytorch_lora_weights"), 1):
+        folder = tmp_path / f"Robot {number}"
+        folder.mkdir()
+        (folder / f"{name}.safetensors").write_bytes(weights_bytes(number))
+    (tmp_path / "Robot 1" / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 2, "lora_alpha": 6}'
+    )
+    registry = Registry(home)
+    found = list(adopt(registry, tmp_path, namespace="me"))
+    assert sorted(item.version for item in found) == ["me/robot-1@1", "me/robot-2@1"]
+    names = [file.path for file in registry.resolve("me/robot-1").files]
+    assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    assert registry.facts(registry.resolve("me/robot-1")).alphas == "6"
+    assert [item.outcome for item in adopt(registry, tmp_path, namespace="me")] == ["known", "known"]
+
+
+def test_peft_names_the_base_where_shapes_do_not_tell(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(weights_bytes(1, text_width=77))
+    config = {"peft_type": "LORA", "base_model_name_or_path": "stabilityai/stable-diffusion-xl-base-1.0"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (added,) = adopt(Registry(home), tmp_path, namespace="me")
+    assert Registry(home).resolve(added.version).architecture == "sdxl"
 
 
 def test_shapes_that_tell_nothing_need_a_base(home: Path, tmp_path: Path) -> None:

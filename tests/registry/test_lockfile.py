@@ -45,7 +45,9 @@ def test_anything_else_is_no_lock(tmp_path_factory: pytest.TempPathFactory, cont
         read_lock(path.with_name("nowhere"))
 
 
-def test_a_lock_is_pulled_and_stays_when_aliases_move(run: Run, home: Path, tmp_path: Path) -> None:
+def test_a_lock_is_pulled_and_stays_when_aliases_move(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     del home
     for seed in (1, 2):
         (tmp_path / "ink.safetensors").write_bytes(weights_bytes(seed))
@@ -65,5 +67,7 @@ def test_a_lock_is_pulled_and_stays_when_aliases_move(run: Run, home: Path, tmp_
     for adapter in read_lock(out).adapters:
         assert other.pull(adapter.reference, remote="team").digest == first.digest
     assert run("pull", "--locked", out, "-q") == "me/ink@1\n"
+    monkeypatch.chdir(tmp_path)
+    assert run("pull", "--locked", "-q") == "me/ink@1\n"
     run("pull", code=2)
     run("pull", "me/ink", "--locked", out, code=2)
