@@ -12,11 +12,14 @@ from adapterhub_cli.output import data_options, print_rows, progress, say
 if TYPE_CHECKING:
     from adapterhub_registry.publication import StoredFile
 
+SEED = click.IntRange(0, 2**62)
+"""What torch and the database can hold, with room for the seeds behind it."""
+
 
 @click.command()
 @click.argument("reference", metavar="REF")
 @click.option("-p", "--prompt", "prompts", multiple=True, help="What to draw; repeat for more.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the first prompt.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the first prompt.")
 @click.option("--weight", type=float, help="The strength; by default the recommended one, or 1.")
 @click.option("--steps", type=int, help="Denoising steps; by default the recommended ones, or 30.")
 @click.option("--base", help="By default the one that it was made on, or one of its architecture.")

@@ -83,6 +83,17 @@ def test_a_card_is_printed_or_written(run: Run, ink: Path, tmp_path: Path) -> No
     assert (tmp_path / "README.md").read_text() == text
     run("card", "me/ink", "--out", tmp_path / "no" / "README.md", code=1)
 
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    run("preview", "me/ink@2", "--add", tmp_path / "red.png")
+    run("card", "me/ink@2", "--out", tmp_path / "README.md")
+    picture = tmp_path / "preview-1.png"
+    assert "url: preview-1.png" in (tmp_path / "README.md").read_text()
+    with Image.open(picture) as shown:
+        assert shown.getpixel((0, 0)) == (255, 0, 0)
+    picture.write_bytes(b"mine")
+    run("card", "me/ink@2", "--out", tmp_path / "README.md", code=1)
+    assert picture.read_bytes() == b"mine"
+
 
 def test_aliases_have_a_history_and_an_end(run: Run, ink: Path) -> None:
     del ink
