@@ -28,7 +28,7 @@ COLUMNS = {
     "subject": f"{SUBJECT}@demo",
     "style + subject": f"{STYLE}@demo:0.85 + {SUBJECT}@demo",
 }
-ROWS = ("droplet, stencil", "watch, stencil", "love letter, stencil", "zork, stencil", "zork")
+ROWS = ("blue heart, stencil", "shinto shrine, stencil", "chocolate bar, stencil", "zork, stencil", "zork")
 SEED = 7
 STEPS = 25
 
