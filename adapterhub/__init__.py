@@ -12,10 +12,13 @@ _EXPORTS = {
     "AdapterHubError": "adapterhub.errors",
     "AdapterTensors": "adapterhub.lora.weights",
     "Base": "adapterhub.bases.find",
+    "Composite": "adapterhub.runtime.schedule",
     "Composition": "adapterhub.runtime.composition",
     "GenerationRecord": "adapterhub_registry.record",
+    "Keyframes": "adapterhub.runtime.schedule",
     "Registry": "adapterhub_registry.store",
     "Runtime": "adapterhub.runtime.engine",
+    "Switch": "adapterhub.runtime.schedule",
     "TrainConfig": "adapterhub.training.config",
     "Version": "adapterhub_registry.manifest",
     "compare": "adapterhub.derive",
@@ -35,10 +38,13 @@ __all__ = [
     "AdapterHubError",
     "AdapterTensors",
     "Base",
+    "Composite",
     "Composition",
     "GenerationRecord",
+    "Keyframes",
     "Registry",
     "Runtime",
+    "Switch",
     "TrainConfig",
     "Version",
     "__version__",
@@ -70,6 +76,9 @@ if TYPE_CHECKING:
     from adapterhub.runtime.composition import Composition as Composition
     from adapterhub.runtime.engine import Runtime as Runtime
     from adapterhub.runtime.replay import replay as replay
+    from adapterhub.runtime.schedule import Composite as Composite
+    from adapterhub.runtime.schedule import Keyframes as Keyframes
+    from adapterhub.runtime.schedule import Switch as Switch
     from adapterhub.training.config import TrainConfig as TrainConfig
     from adapterhub.training.train import train as train
     from adapterhub_registry.lockfile import read_lock as read_lock

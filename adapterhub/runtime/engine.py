@@ -23,11 +23,12 @@ from adapterhub.errors import (
     SettingError,
 )
 from adapterhub.formats.read import read_adapter
-from adapterhub.lora.weights import COMPONENTS
-from adapterhub.runtime.composition import BASE, Composition, Term
+from adapterhub.runtime.composition import BASE, Composition
 from adapterhub.runtime.environment import library_versions, processor_name
-from adapterhub.runtime.fused import ActiveAdapter, TargetIndex, applied, text_encoder_digest
-from adapterhub.runtime.weight_bank import WeightBank
+from adapterhub.runtime.fused import text_encoder_digest
+from adapterhub.runtime.plane import FusedPlane, LoadedAdapter
+from adapterhub.runtime.records import plan_fields
+from adapterhub.runtime.schedule import Plan, terms_of
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.record import BaseRecord, GenerationRecord
 from adapterhub_registry.store import Registry
@@ -65,15 +66,11 @@ class Runtime:
     def __init__(
         self, pipeline: "StableDiffusionXLPipeline", base: Base, *, registry: Registry | None = None
     ) -> None:
-        components = {name: getattr(pipeline, name) for name in COMPONENTS}
         self._pipeline: StableDiffusionXLPipeline | None = pipeline
         self._lock = threading.RLock()
         self._registry = registry
-        self._composition = BASE
-        self._active: tuple[ActiveAdapter, ...] = ()
         self._prompts = PromptCache(pipeline)
-        self._targets = TargetIndex(components)
-        self._bank = WeightBank(components)
+        self._plane = FusedPlane(pipeline)
         self.base = base
 
     @classmethod
@@ -120,9 +117,9 @@ class Runtime:
         return self._registry
 
     @property
-    def composition(self) -> Composition:
-        """The active composition; empty for the base."""
-        return self._composition
+    def composition(self) -> Plan:
+        """The active composition, empty for the base; or the schedule or `Composite` in place of one."""
+        return self._plane.plan
 
     @property
     def device(self) -> torch.device:
@@ -140,14 +137,16 @@ class Runtime:
         pipeline = self.pipeline
         return int(pipeline.unet.config["sample_size"]) * pipeline.vae_scale_factor
 
-    def compose(self, composition: str | Composition | None) -> list[Version]:
+    def compose(self, composition: str | Plan | None) -> list[Version]:
         """Make a composition active: fuse it into the pipeline's weights, computed from the pristine ones.
 
         Versions are resolved and checked first; if anything is wrong the composition stays as it was. If
-        writing the weights fails on the way, the base is active.
+        writing the weights fails on the way, the base is active. A schedule and a `Composite` act while
+        pictures are made; between them the pipeline has the base's weights.
 
         Args:
-            composition: `"me/ink@prod:0.8 + me/corgi"`, a `Composition`, or None for the base, bit for bit.
+            composition: `"me/ink@prod:0.8 + me/corgi"`, a `Composition`, a schedule (`Keyframes`, `Switch`),
+                a `Composite`, or None for the base, bit for bit.
 
         Returns:
             The versions, in the order of the terms.
@@ -159,20 +158,16 @@ class Runtime:
             TargetError: An adapter changes modules that the pipeline does not have.
             NotFiniteError: An adapter holds NaN or infinity.
         """
-        if isinstance(composition, str):
-            composition = Composition.parse(composition)
-        composition = composition or BASE
+        plan = Composition.parse(composition) if isinstance(composition, str) else composition or BASE
+        terms = list(terms_of(plan))
         with self._lock:
-            pipeline = self.pipeline
-            versions = [self.registry.resolve(term.reference) for term in composition.terms]
-            active = [
-                self._read(version, term) for version, term in zip(versions, composition.terms, strict=True)
-            ]
-            deltas = self._targets.deltas(active, device=pipeline.unet.device)
-            self._composition, self._active = BASE, ()  # what holds if `fuse` fails
-            self._bank.fuse(deltas)
-            self._composition, self._active = composition, tuple(active)
-        return versions
+            self.pipeline  # noqa: B018 - it raises if the runtime is closed
+            loaded = {
+                reference: self._load(self.registry.resolve(reference))
+                for reference in dict.fromkeys(term.reference for term in terms)
+            }
+            self._plane.apply(plan, loaded)
+        return [loaded[term.reference].version for term in terms]
 
     def generate(
         self,
@@ -274,7 +269,7 @@ class Runtime:
     def close(self) -> None:
         """Put the base's weights back and let go of the pipeline; closing twice is allowed."""
         with self._lock:
-            self._bank.restore()
+            self._plane.restore()
             self._pipeline = None
 
     def __enter__(self) -> "Runtime":
@@ -285,20 +280,19 @@ class Runtime:
     ) -> None:
         self.close()
 
-    def _read(self, version: Version, term: Term) -> ActiveAdapter:
+    def _load(self, version: Version) -> LoadedAdapter:
         """Read and check one adapter; a version that is active already is not read again."""
         if version.architecture != self.base.architecture:
             raise ArchitectureError(version.architecture, self.base.architecture)
         if version.base_identity and version.base_identity != self.base.identity:
             logger.warning("%s was made on another checkpoint of %s", version.reference, version.architecture)
-        known = {adapter.digest: adapter.tensors for adapter in self._active}
+        known = {adapter.version.digest: adapter.tensors for adapter in self._plane.loaded.values()}
         tensors = known.get(version.digest)
         if tensors is None:
             tensors = read_adapter(self.registry.payload(version))
-            self._targets.check(version.reference, tensors)
+            self._plane.check(version.reference, tensors)
             tensors.require_finite(version.reference)
-        strengths = {component: term.strength(component) for component in COMPONENTS}
-        return ActiveAdapter(version.reference, version.digest, tensors, strengths)
+        return LoadedAdapter(version, tensors)
 
     def _run(
         self,
@@ -312,32 +306,34 @@ class Runtime:
         on_step: OnStep | None,
     ) -> list[Image.Image]:
         pipeline = self.pipeline
-        digest = text_encoder_digest(self._active)
-        positive = [self._prompts.encode(text, text_encoder_digest=digest) for text in prompts]
-        negative = [
-            self._prompts.encode_negative(negative_prompt, entry, text_encoder_digest=digest)
-            for entry in positive
-        ]
+        with self._plane.acting(steps) as acting:
+            digest = text_encoder_digest(acting.on_text)
+            positive = [self._prompts.encode(text, text_encoder_digest=digest) for text in prompts]
+            negative = [
+                self._prompts.encode_negative(negative_prompt, entry, text_encoder_digest=digest)
+                for entry in positive
+            ]
 
-        def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            if on_step is not None:
-                on_step(step + 1, steps)
-            return tensors
+            def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+                acting.after_step(step)
+                if on_step is not None:
+                    on_step(step + 1, steps)
+                return tensors
 
-        # diffusers' annotations of the callback and of the result name other types than it takes and gives.
-        call: Any = pipeline
-        output = call(
-            prompt_embeds=torch.cat([entry.states for entry in positive]),
-            pooled_prompt_embeds=torch.cat([entry.pooled for entry in positive]),
-            negative_prompt_embeds=torch.cat([entry.states for entry in negative]),
-            negative_pooled_prompt_embeds=torch.cat([entry.pooled for entry in negative]),
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            width=width,
-            height=height,
-            callback_on_step_end=after_step,
-        )
+            # diffusers annotates the callback and the result with other types than it takes and gives.
+            call: Any = pipeline
+            output = call(
+                prompt_embeds=torch.cat([entry.states for entry in positive]),
+                pooled_prompt_embeds=torch.cat([entry.pooled for entry in positive]),
+                negative_prompt_embeds=torch.cat([entry.states for entry in negative]),
+                negative_pooled_prompt_embeds=torch.cat([entry.pooled for entry in negative]),
+                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                width=width,
+                height=height,
+                callback_on_step_end=after_step,
+            )
         return output.images
 
     def _record(self, **settings: Any) -> GenerationRecord:
@@ -352,9 +348,8 @@ class Runtime:
             processor=processor_name(self.device),
             dtype=dtype_name(self.dtype),
             threads=torch.get_num_threads(),
-            plane="fused" if self._active else "base",
-            composition=applied(self._active),
             versions=library_versions(),
+            **plan_fields(self._plane.plan, self._plane.loaded),
             **settings,
         )
 

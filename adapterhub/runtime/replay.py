@@ -9,11 +9,10 @@ import torch
 from PIL import Image, ImageChops
 
 from adapterhub.bases.find import find_base
-from adapterhub.errors import ReplayError
-from adapterhub.runtime.composition import Composition, Term
+from adapterhub.errors import RecordError, ReplayError
 from adapterhub.runtime.engine import OnStep, Runtime
+from adapterhub.runtime.records import recorded_plan
 from adapterhub_registry.record import GenerationRecord, read_record
-from adapterhub_registry.references import Reference, parse_reference
 from adapterhub_registry.store import Registry
 
 
@@ -63,6 +62,10 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnStep | No
         True
     """
     record = read_record(path)
+    try:
+        plan = recorded_plan(record)
+    except ValueError as exc:
+        raise RecordError(path, f"carries a record that cannot be read: it {exc}") from exc
     base = find_base(record.base.name)
     if base.identity != record.base.identity:
         pair = (record.base.identity, base.identity)
@@ -74,7 +77,7 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnStep | No
     try:
         loaded = Runtime.load(base, registry=registry, device=record.device, dtype=record.dtype)
         with loaded as runtime:
-            runtime.compose(_composition(record))
+            runtime.compose(plan)
             result = runtime.reproduce(record, on_step=on_step)
     finally:
         torch.set_num_threads(threads)
@@ -84,16 +87,6 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnStep | No
     if not is_equal:
         raise ReplayError(path, "came out different", differences)
     return ReplayResult(result.images[0], result.record, differences)
-
-
-def _composition(record: GenerationRecord) -> Composition:
-    """Return the recorded composition, every version by its digest."""
-    terms: list[Term] = []
-    for entry in record.composition:
-        named = parse_reference(entry["reference"])
-        reference = Reference(named.namespace, named.name, entry["digest"])
-        terms.append(Term(reference, components=entry["strengths"]))
-    return Composition(tuple(terms))
 
 
 def _differences(then: GenerationRecord, now: GenerationRecord) -> dict[str, tuple[object, object]]:

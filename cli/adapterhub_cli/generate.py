@@ -7,6 +7,8 @@ import click
 
 from adapterhub_cli.output import LOCK_FILE, data_options, print_rows, progress
 
+METHODS = ("sum", "switch", "composite")
+
 
 @click.command()
 @click.option(
@@ -15,6 +17,14 @@ from adapterhub_cli.output import LOCK_FILE, data_options, print_rows, progress
 @click.option("-n", "--negative", help="What to avoid.")
 @click.option("--base", default="mini", show_default=True, help="A name, a directory, or a hub id.")
 @click.option("--use", "uses", multiple=True, metavar="REF[:WEIGHT]", help="An adapter; repeat for more.")
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="sum",
+    show_default=True,
+    help="All adapters at once, one after another (LoRA Switch), or the mean of their predictions.",
+)
+@click.option("--every", type=int, help="Steps between switches.  [default: 5]")
 @click.option("--seed", type=int, help="Seed of the first picture; drawn if left out.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures of each prompt.")
 @click.option(
@@ -38,6 +48,8 @@ def generate(
     base: str,
     uses: tuple[str, ...],
     locked: Path | None,
+    method: str,
+    every: int | None,
     seed: int | None,
     count: int,
     steps: int,
@@ -57,9 +69,12 @@ def generate(
       adapterhub generate -p "a red heart" --seed 7 --out heart.png
       adapterhub generate -p "a cat" -p "a rocket" --count 4
       adapterhub generate -p "inkwash corgi" --use me/ink@prod:0.8 --use me/corgi
+      adapterhub generate -p "inkwash corgi" --use me/ink --use me/corgi --method switch --every 2
       adapterhub generate -p "a castle" --base ./my-sdxl --steps 40
     """
+    from adapterhub.runtime.composition import Composition
     from adapterhub.runtime.engine import Runtime
+    from adapterhub.runtime.schedule import Composite, Plan, Switch
     from adapterhub_registry.files import write_atomically
     from adapterhub_registry.lockfile import read_lock
     from adapterhub_registry.record import png_with_record
@@ -69,9 +84,17 @@ def generate(
     names = _file_names(prompts, count, out)
     if uses and locked is not None:
         raise click.UsageError("give either --use or --locked")
-    composition = " + ".join(uses) if locked is None else read_lock(locked).composition
+    if every is not None and method != "switch":
+        raise click.UsageError("--every goes with --method switch")
+    text = " + ".join(uses) if locked is None else read_lock(locked).composition
+    composition = Composition.parse(text) if text else Composition()
+    plan: Plan = composition
+    if method == "switch":
+        plan = Switch(composition) if every is None else Switch(composition, every)
+    elif method == "composite":
+        plan = Composite(composition)
     with Runtime.load(base, device=device, dtype=dtype) as runtime:
-        runtime.compose(composition or None)
+        runtime.compose(plan)
         result = runtime.generate(
             prompts,
             negative_prompt=negative,

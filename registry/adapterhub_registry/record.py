@@ -50,6 +50,7 @@ class GenerationRecord:
         batch_row: Which of them this one is, from 0.
         plane: How adapters were applied; `base` means none.
         composition: The active adapters; empty for the base.
+        schedule: How they took turns or changed; empty if all acted together in every step.
         versions: Versions of the libraries that compute.
     """
 
@@ -70,6 +71,7 @@ class GenerationRecord:
     batch_row: int
     plane: str = "base"
     composition: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    schedule: dict[str, Any] = field(default_factory=dict[str, Any])
     versions: dict[str, str] = field(default_factory=dict[str, str])
 
     def to_json(self) -> str:

@@ -2,7 +2,7 @@
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,69 +10,18 @@ import pytest
 import torch
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from safetensors.torch import save_file
-from torch import nn
 
 from adapterhub.errors import AdapterNotFoundError, ArchitectureError, CompositionError, TargetError
-from adapterhub.formats.diffusers import diffusers_bytes
-from adapterhub.lora.weights import AdapterTensors, LowRank, Target
 from adapterhub.runtime.composition import Composition, Term
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.replay import replay
 from adapterhub_registry.record import png_with_record, read_record
 from adapterhub_registry.references import parse_reference
 from adapterhub_registry.store import Registry
+from tests.adapterhub.runtime.conftest import linears, random_adapter, weights
 
+pytestmark = pytest.mark.usefixtures("base_again")
 MINI = Path(__file__).parents[3] / "adapterhub" / "bases" / "mini" / "weights"
-
-
-def linears(module: nn.Module) -> dict[str, nn.Linear]:
-    return {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
-
-
-def random_adapter(runtime: Runtime, seed: int, *, rank: int = 4, with_text: bool = False) -> AdapterTensors:
-    """An adapter on all attention and feed-forward linears, strong enough to change every picture."""
-    generator = torch.Generator().manual_seed(seed)
-    layers = {}
-    components = ("unet", "text_encoder", "text_encoder_2") if with_text else ("unet",)
-    for component in components:
-        for name, module in linears(getattr(runtime.pipeline, component)).items():
-            if "transformer_blocks" in name or "layers" in name:
-                path = name if component == "unet" else f"text_model.{name.removeprefix('text_model.')}"
-                down = torch.randn(rank, module.in_features, generator=generator)
-                up = torch.randn(module.out_features, rank, generator=generator) * 0.02
-                layers[Target(component, path)] = LowRank(down, up, 1.0, "config")
-    return AdapterTensors(layers)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    return Registry(tmp_path_factory.mktemp("registry"))
-
-
-@pytest.fixture(scope="module")
-def runtime(registry: Registry) -> Iterator[Runtime]:
-    with Runtime.load("mini", registry=registry, device="cpu") as runtime:
-        folder = registry.home / "files"
-        folder.mkdir()
-        for name, seed, with_text in (("ink", 1, False), ("corgi", 2, False), ("words", 3, True)):
-            data = diffusers_bytes(random_adapter(runtime, seed, with_text=with_text))
-            (folder / f"{name}.safetensors").write_bytes(data)
-            registry.add(folder / f"{name}.safetensors", name=f"me/{name}", base="mini")
-        yield runtime
-
-
-@pytest.fixture(autouse=True)
-def base_again(runtime: Runtime) -> Iterator[None]:
-    yield
-    runtime.compose(None)
-
-
-def weights(runtime: Runtime) -> dict[str, torch.Tensor]:
-    return {
-        f"{part}.{name}": parameter.detach().clone()
-        for part in ("unet", "text_encoder", "text_encoder_2", "vae")
-        for name, parameter in getattr(runtime.pipeline, part).named_parameters()
-    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,183 @@
+"""Schedules: which adapters act in which denoising step, and how strongly; values, as compositions are."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from adapterhub.errors import SettingError
+from adapterhub.runtime.composition import Composition, Term
+from adapterhub_registry.references import Reference
+
+ORDERS = ("even", "reference")
+
+
+@dataclass(frozen=True)
+class Keyframes:
+    """Strengths that change from step to step, linearly between keyframes.
+
+    Attributes:
+        points: Places with compositions. A place is a step, counted from 0 (`int`), or a part of all steps
+            (`float` from 0.0, the first step, to 1.0, the last one). Before the first place and after the
+            last one the composition there holds. An adapter that a keyframe does not name has strength 0.
+
+    Raises:
+        SettingError: There are no places, or one is negative, above 1.0 or not finite.
+
+    Example:
+        >>> from adapterhub.runtime.composition import Composition
+        >>> fade = Keyframes(((0.0, Composition.parse("me/ink:1")), (1.0, Composition.parse("me/ink:0"))))
+        >>> [str(fade.at(step, 5)) for step in range(3)]
+        ['me/ink:1.0', 'me/ink:0.75', 'me/ink:0.5']
+    """
+
+    points: tuple[tuple[int | float, Composition], ...]
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise SettingError("the number of keyframes", 0, "there must be at least one")
+        for place, _ in self.points:
+            if not (place >= 0 and math.isfinite(place)) or (isinstance(place, float) and place > 1):
+                raise SettingError(
+                    "the place of a keyframe", place, "it must be a step from 0, or a part from 0.0 to 1.0"
+                )
+
+    @property
+    def compositions(self) -> tuple[Composition, ...]:
+        """All that may be active."""
+        return tuple(composition for _, composition in self.points)
+
+    def at(self, step: int, steps: int) -> Composition:
+        """Return what is active in a step, counted from 0."""
+        points = sorted(
+            ((place * (steps - 1) if isinstance(place, float) else place, c) for place, c in self.points),
+            key=lambda point: point[0],
+        )
+        before = [point for point in points if point[0] <= step] or points[:1]
+        after = [point for point in points if point[0] >= step] or points[-1:]
+        (start, first), (end, last) = before[-1], after[0]
+        part = (step - start) / (end - start) if end > start else 0.0
+        return first if part == 0 else _between(first, last, part)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One adapter at a time, the next one after some steps: LoRA Switch (Zhong et al. 2024).
+
+    Attributes:
+        composition: The adapters in their order, each with its strength.
+        every: Steps between changes; the paper's default is 5.
+        order: `even` gives each adapter `every` steps in turn. `reference` is what the authors' code does: it
+            changes at the end of steps, so that the first adapter has one step more.
+
+    Raises:
+        SettingError: There is no adapter, `every` is below 1, or the order is unknown.
+
+    Example:
+        >>> from adapterhub.runtime.composition import Composition
+        >>> switch = Switch(Composition.parse("me/ink + me/corgi"), every=2)
+        >>> [str(switch.at(step, 5)) for step in range(5)]
+        ['me/ink:1.0', 'me/ink:1.0', 'me/corgi:1.0', 'me/corgi:1.0', 'me/ink:1.0']
+    """
+
+    composition: Composition
+    every: int = 5
+    order: str = "even"
+
+    def __post_init__(self) -> None:
+        if not self.composition.terms:
+            raise SettingError("the number of adapters to switch between", 0, "there must be at least one")
+        if self.every < 1:
+            raise SettingError("the number of steps between switches", self.every, "it must be at least 1")
+        if self.order not in ORDERS:
+            raise SettingError("the order", self.order, f"it must be {' or '.join(ORDERS)}")
+
+    @property
+    def compositions(self) -> tuple[Composition, ...]:
+        """All that may be active."""
+        return (self.composition,)
+
+    def at(self, step: int, steps: int) -> Composition:
+        """Return what is active in a step, counted from 0."""
+        del steps
+        turn = step // self.every if self.order == "even" else max(step - 1, 0) // self.every
+        return Composition((self.composition.terms[turn % len(self.composition.terms)],))
+
+
+@dataclass(frozen=True)
+class Composite:
+    """All adapters in every step, each in a prediction of its own, whose mean is guided: LoRA Composite.
+
+    The paper is Zhong et al. 2024. A step costs as many UNet calls as there are adapters. The prompt is
+    encoded under all of them together, as the authors' code does.
+
+    Attributes:
+        composition: The adapters, each with its strength.
+
+    Raises:
+        SettingError: There is no adapter.
+    """
+
+    composition: Composition
+
+    def __post_init__(self) -> None:
+        if not self.composition.terms:
+            raise SettingError("the number of adapters to take the mean of", 0, "there must be at least one")
+
+    @property
+    def compositions(self) -> tuple[Composition, ...]:
+        """All that may be active."""
+        return (self.composition,)
+
+    @property
+    def single(self) -> tuple[Composition, ...]:
+        """Each adapter alone."""
+        return tuple(Composition((term,)) for term in self.composition.terms)
+
+
+Schedule: TypeAlias = Keyframes | Switch
+Plan: TypeAlias = Composition | Schedule | Composite
+"""What `Runtime.compose` takes."""
+
+
+def segments(schedule: Schedule, steps: int) -> list[tuple[int, Composition]]:
+    """Return the steps at which something changes, with what is active from there on.
+
+    Example:
+        >>> from adapterhub.runtime.composition import Composition
+        >>> switch = Switch(Composition.parse("me/ink + me/corgi"), every=3, order="reference")
+        >>> [(step, str(composition)) for step, composition in segments(switch, 8)]
+        [(0, 'me/ink:1.0'), (4, 'me/corgi:1.0'), (7, 'me/ink:1.0')]
+    """
+    found: list[tuple[int, Composition]] = []
+    for step in range(steps):
+        composition = schedule.at(step, steps)
+        if not found or found[-1][1] != composition:
+            found.append((step, composition))
+    return found
+
+
+def terms_of(plan: Plan) -> Iterator[Term]:
+    """Yield every term that may be active."""
+    for composition in (plan,) if isinstance(plan, Composition) else plan.compositions:
+        yield from composition.terms
+
+
+def _between(first: Composition, last: Composition, part: float) -> Composition:
+    """Return the strengths at a part of the way from one composition to another."""
+    terms: list[Term] = []
+    for reference in dict.fromkeys(term.reference for term in (*first.terms, *last.terms)):
+        here, there = _strengths(first.terms, reference), _strengths(last.terms, reference)
+        names = here.keys() | there.keys()
+        mixed = {
+            name: (1 - part) * here.get(name, here[""]) + part * there.get(name, there[""]) for name in names
+        }
+        terms.append(Term(reference, mixed.pop(""), mixed))
+    return Composition(tuple(terms))
+
+
+def _strengths(terms: Sequence[Term], reference: Reference) -> Mapping[str, float]:
+    """Return an adapter's strengths by component, summed over its terms; `""` is that of all others."""
+    found = [term for term in terms if term.reference == reference]
+    names = {"", *(name for term in found for name in term.components)}
+    return {name: sum(term.strength(name) for term in found) for name in names}

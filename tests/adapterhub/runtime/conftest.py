@@ -1,0 +1,66 @@
+"""Random adapters on the mini base, in a registry, and a runtime that can compose them."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from adapterhub.formats.diffusers import diffusers_bytes
+from adapterhub.lora.weights import AdapterTensors, LowRank, Target
+from adapterhub.runtime.engine import Runtime
+from adapterhub_registry.store import Registry
+
+ADAPTERS = {"ink": (1, False), "corgi": (2, False), "words": (3, True)}
+"""Name to seed, and whether it changes the text encoders too."""
+
+
+def linears(module: nn.Module) -> dict[str, nn.Linear]:
+    return {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
+
+
+def random_adapter(runtime: Runtime, seed: int, *, rank: int = 4, with_text: bool = False) -> AdapterTensors:
+    """An adapter on all attention and feed-forward linears, strong enough to change every picture."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = {}
+    components = ("unet", "text_encoder", "text_encoder_2") if with_text else ("unet",)
+    for component in components:
+        for name, module in linears(getattr(runtime.pipeline, component)).items():
+            if "transformer_blocks" in name or "layers" in name:
+                path = name if component == "unet" else f"text_model.{name.removeprefix('text_model.')}"
+                down = torch.randn(rank, module.in_features, generator=generator)
+                up = torch.randn(module.out_features, rank, generator=generator) * 0.02
+                layers[Target(component, path)] = LowRank(down, up, 1.0, "config")
+    return AdapterTensors(layers)
+
+
+def weights(runtime: Runtime) -> dict[str, torch.Tensor]:
+    return {
+        f"{part}.{name}": parameter.detach().clone()
+        for part in ("unet", "text_encoder", "text_encoder_2", "vae")
+        for name, parameter in getattr(runtime.pipeline, part).named_parameters()
+    }
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return Registry(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture(scope="module")
+def runtime(registry: Registry) -> Iterator[Runtime]:
+    """A runtime whose registry has `me/ink`, `me/corgi` and `me/words`."""
+    with Runtime.load("mini", registry=registry, device="cpu") as runtime:
+        folder = registry.home / "files"
+        folder.mkdir()
+        for name, (seed, with_text) in ADAPTERS.items():
+            data = diffusers_bytes(random_adapter(runtime, seed, with_text=with_text))
+            (folder / f"{name}.safetensors").write_bytes(data)
+            registry.add(folder / f"{name}.safetensors", name=f"me/{name}", base="mini")
+        yield runtime
+
+
+@pytest.fixture
+def base_again(runtime: Runtime) -> Iterator[None]:
+    yield
+    runtime.compose(None)
