@@ -1,7 +1,6 @@
 """The runtime: load a base once, compose, generate."""
 
 import logging
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,20 +14,16 @@ from PIL import Image
 from adapterhub.bases.find import Base, find_base
 from adapterhub.bases.load import choose_device, dtype_name, load_pipeline
 from adapterhub.bases.prompts import PromptCache
-from adapterhub.errors import (
-    ArchitectureError,
-    EmptyPromptError,
-    InvalidSizeError,
-    RuntimeClosedError,
-    SettingError,
-)
+from adapterhub.errors import ArchitectureError, RuntimeClosedError
 from adapterhub.formats.read import read_adapter
+from adapterhub.runtime.batch import Batch
 from adapterhub.runtime.composition import BASE, Composition
 from adapterhub.runtime.environment import library_versions, processor_name
 from adapterhub.runtime.fused import text_encoder_digest
 from adapterhub.runtime.plane import FusedPlane, LoadedAdapter
 from adapterhub.runtime.records import plan_fields
 from adapterhub.runtime.schedule import Plan, terms_of
+from adapterhub.runtime.schedulers import make_scheduler, recorded_scheduler, scheduler_record
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.record import BaseRecord, GenerationRecord
 from adapterhub_registry.store import Registry
@@ -38,7 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SIZE_MULTIPLE = 8  # diffusers' SDXL pipeline refuses other sizes
 OnStep = Callable[[int, int], None]
 
 
@@ -180,6 +174,7 @@ class Runtime:
         guidance_scale: float = 5.0,
         width: int | None = None,
         height: int | None = None,
+        scheduler: str | None = None,
         on_step: OnStep | None = None,
     ) -> GenerationResult:
         """Make pictures in one batch: `count` of each prompt.
@@ -196,6 +191,7 @@ class Runtime:
             guidance_scale: Classifier-free guidance; 1 or less turns it off.
             width: Pixels, a multiple of 8; by default what the base was trained for.
             height: Likewise.
+            scheduler: One of `adapterhub.runtime.schedulers.SCHEDULERS`; by default the base's own.
             on_step: Called after each denoising step with (steps done, steps).
 
         Raises:
@@ -210,30 +206,21 @@ class Runtime:
             ...     [record.seed for record in result.records]
             [7, 8]
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        width = self.default_size if width is None else width
-        height = self.default_size if height is None else height
-        _check_settings(prompts, seed, count, steps, guidance_scale, width, height)
-        if seed is None:
-            seed = secrets.randbelow(2**32 - len(prompts) * count)
-        batch = [text for text in prompts for _ in range(count)]
-        seeds = [seed + row for row in range(len(batch))]
+        batch = Batch.of(
+            [prompt] if isinstance(prompt, str) else list(prompt),
+            seed=seed,
+            count=count,
+            negative_prompt=negative_prompt,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            width=self.default_size if width is None else width,
+            height=self.default_size if height is None else height,
+        )
         with self._lock:
-            images = self._run(batch, seeds, negative_prompt, steps, guidance_scale, width, height, on_step)
-            records = [
-                self._record(
-                    prompt=batch[row],
-                    negative_prompt=negative_prompt,
-                    seed=seeds[row],
-                    steps=steps,
-                    guidance_scale=guidance_scale,
-                    width=width,
-                    height=height,
-                    batch_size=len(batch),
-                    batch_row=row,
-                )
-                for row in range(len(batch))
-            ]
+            own = self.pipeline.scheduler
+            chosen = own if scheduler is None else make_scheduler(scheduler, own.config)
+            images = self._run(batch, chosen, on_step)
+            records = [self._record(batch, row, chosen) for row in range(len(images))]
         return GenerationResult(images, records)
 
     def reproduce(self, record: GenerationRecord, *, on_step: OnStep | None = None) -> GenerationResult:
@@ -242,28 +229,11 @@ class Runtime:
         The other rows of the batch are filled with the same picture: they decide nothing but the shape.
         `adapterhub.replay` also restores the base, the dtype and the threads, and compares.
         """
+        batch = Batch.like(record)
         with self._lock:
-            images = self._run(
-                [record.prompt] * record.batch_size,
-                [record.seed] * record.batch_size,
-                record.negative_prompt,
-                record.steps,
-                record.guidance_scale,
-                record.width,
-                record.height,
-                on_step,
-            )
-            made = self._record(
-                prompt=record.prompt,
-                negative_prompt=record.negative_prompt,
-                seed=record.seed,
-                steps=record.steps,
-                guidance_scale=record.guidance_scale,
-                width=record.width,
-                height=record.height,
-                batch_size=record.batch_size,
-                batch_row=record.batch_row,
-            )
+            scheduler = recorded_scheduler(record.scheduler, self.pipeline.scheduler)
+            images = self._run(batch, scheduler, on_step)
+            made = self._record(batch, record.batch_row, scheduler)
         return GenerationResult([images[record.batch_row]], [made])
 
     def close(self) -> None:
@@ -294,84 +264,51 @@ class Runtime:
             tensors.require_finite(version.reference)
         return LoadedAdapter(version, tensors)
 
-    def _run(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        negative_prompt: str | None,
-        steps: int,
-        guidance_scale: float,
-        width: int,
-        height: int,
-        on_step: OnStep | None,
-    ) -> list[Image.Image]:
+    def _run(self, batch: Batch, scheduler: Any, on_step: OnStep | None) -> list[Image.Image]:
         pipeline = self.pipeline
-        with self._plane.acting(steps) as acting:
+        with self._plane.acting(batch.steps) as acting:
             digest = text_encoder_digest(acting.on_text)
-            positive = [self._prompts.encode(text, text_encoder_digest=digest) for text in prompts]
+            positive = [self._prompts.encode(text, text_encoder_digest=digest) for text in batch.prompts]
             negative = [
-                self._prompts.encode_negative(negative_prompt, entry, text_encoder_digest=digest)
+                self._prompts.encode_negative(batch.negative_prompt, entry, text_encoder_digest=digest)
                 for entry in positive
             ]
 
             def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
                 acting.after_step(step)
                 if on_step is not None:
-                    on_step(step + 1, steps)
+                    on_step(step + 1, batch.steps)
                 return tensors
 
             # diffusers annotates the callback and the result with other types than it takes and gives.
             call: Any = pipeline
-            output = call(
-                prompt_embeds=torch.cat([entry.states for entry in positive]),
-                pooled_prompt_embeds=torch.cat([entry.pooled for entry in positive]),
-                negative_prompt_embeds=torch.cat([entry.states for entry in negative]),
-                negative_pooled_prompt_embeds=torch.cat([entry.pooled for entry in negative]),
-                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                width=width,
-                height=height,
-                callback_on_step_end=after_step,
-            )
+            own, pipeline.scheduler = pipeline.scheduler, scheduler
+            try:
+                output = call(
+                    prompt_embeds=torch.cat([entry.states for entry in positive]),
+                    pooled_prompt_embeds=torch.cat([entry.pooled for entry in positive]),
+                    negative_prompt_embeds=torch.cat([entry.states for entry in negative]),
+                    negative_pooled_prompt_embeds=torch.cat([entry.pooled for entry in negative]),
+                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in batch.seeds],
+                    num_inference_steps=batch.steps,
+                    guidance_scale=batch.guidance_scale,
+                    width=batch.width,
+                    height=batch.height,
+                    callback_on_step_end=after_step,
+                )
+            finally:
+                pipeline.scheduler = own
         return output.images
 
-    def _record(self, **settings: Any) -> GenerationRecord:
-        pipeline = self.pipeline
-        scheduler = {
-            key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")
-        }
+    def _record(self, batch: Batch, row: int, scheduler: Any) -> GenerationRecord:
         return GenerationRecord(
             base=BaseRecord(self.base.name, self.base.architecture, self.base.identity),
-            scheduler={"class": type(pipeline.scheduler).__name__, **scheduler},
+            scheduler=scheduler_record(scheduler),
             device=self.device.type,
             processor=processor_name(self.device),
             dtype=dtype_name(self.dtype),
             threads=torch.get_num_threads(),
             versions=library_versions(),
             **plan_fields(self._plane.plan, self._plane.loaded),
-            **settings,
+            **batch.fields(row),
         )
-
-
-def _check_settings(
-    prompts: Sequence[str],
-    seed: int | None,
-    count: int,
-    steps: int,
-    guidance_scale: float,
-    width: int,
-    height: int,
-) -> None:
-    if not prompts:
-        raise EmptyPromptError
-    if count < 1:
-        raise SettingError("the count", count, "it must be at least 1")
-    if steps < 1:
-        raise SettingError("the number of steps", steps, "it must be at least 1")
-    if seed is not None and not 0 <= seed <= 2**32 - len(prompts) * count:
-        raise SettingError("the seed", seed, "it must be from 0 to 2**32 - 1, with room for all pictures")
-    if not 0 <= guidance_scale <= 1000:
-        raise SettingError("the guidance scale", guidance_scale, "it must be from 0 to 1000")
-    if min(width, height) < SIZE_MULTIPLE or width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
-        raise InvalidSizeError(width, height, SIZE_MULTIPLE)

@@ -36,6 +36,9 @@ METHODS = ("sum", "switch", "composite")
 )
 @click.option("--steps", type=int, default=30, show_default=True, help="Denoising steps.")
 @click.option("--guidance", type=float, default=5.0, show_default=True, help="Classifier-free guidance.")
+@click.option(
+    "--scheduler", help="euler_ancestral, dpmpp_2m_karras, ddim, lcm, ...; by default the base's own."
+)
 @click.option("--width", type=int, help="Pixels; by default what the base was trained for.")
 @click.option("--height", type=int, help="Pixels.")
 @click.option("--device", help="cpu, cuda or mps; by default the best there is.")
@@ -54,6 +57,7 @@ def generate(
     count: int,
     steps: int,
     guidance: float,
+    scheduler: str | None,
     width: int | None,
     height: int | None,
     device: str | None,
@@ -102,6 +106,7 @@ def generate(
             count=count,
             steps=steps,
             guidance_scale=guidance,
+            scheduler=scheduler,
             width=width,
             height=height,
             on_step=progress("generate"),
