@@ -10,6 +10,7 @@ from adapterhub_registry.errors import ReferenceSyntaxError
 from adapterhub_registry.references import REFERENCE, Reference, parse_reference
 
 WEIGHT = re.compile(r":(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)", re.IGNORECASE)
+BLOCKS = re.compile(r"\[(?P<blocks>[^\[\]]*)\]")
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,22 @@ class Term:
         reference: Which version.
         weight: Its strength; negative weights are legal.
         components: Strengths of single components (`unet`, `text_encoder`, ...) in place of `weight`.
+        blocks: What the strength is multiplied by in single blocks and layers, as
+            `adapterhub.lora.blocks.parse_block_weights` reads it: `mid_block=0,*.attn2.*=0.5`, or the numbers
+            of an LBW string; empty for 1 everywhere.
     """
 
     reference: Reference
     weight: float = 1.0
     components: Mapping[str, float] = field(default_factory=dict[str, float])
+    blocks: str = ""
 
     def strength(self, component: str) -> float:
-        """Return the strength on one component."""
+        """Return the strength on one component, where no block says otherwise."""
         return self.components.get(component, self.weight)
 
     def __str__(self) -> str:
-        return f"{self.reference}:{self.weight!r}"
+        return f"{self.reference}:{self.weight!r}" + (f"[{self.blocks}]" if self.blocks else "")
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ class Composition:
             CompositionError: The text does not follow the grammar.
 
         Example:
-            >>> print(Composition.parse("me/ink@prod:0.8 + me/corgi"))
-            me/ink@prod:0.8 + me/corgi:1.0
+            >>> print(Composition.parse("me/ink@prod:0.8 + me/corgi[mid_block=0]"))
+            me/ink@prod:0.8 + me/corgi:1.0[mid_block=0]
         """
         terms: list[Term] = []
         rest = text.lstrip()
@@ -61,6 +66,9 @@ class Composition:
             weight = WEIGHT.match(rest)
             if weight is not None:
                 rest = rest[weight.end() :]
+            blocks = BLOCKS.match(rest)
+            if blocks is not None:
+                rest = rest[blocks.end() :]
             try:
                 reference = parse_reference(found[0])
             except ReferenceSyntaxError as exc:
@@ -68,7 +76,7 @@ class Composition:
             value = float(weight["weight"]) if weight else 1.0
             if not math.isfinite(value):
                 raise CompositionError(text, f"the weight {value} is not finite")
-            terms.append(Term(reference, value))
+            terms.append(Term(reference, value, blocks=blocks["blocks"].strip() if blocks else ""))
             rest = rest.lstrip()
             if not rest:
                 break

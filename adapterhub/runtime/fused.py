@@ -3,13 +3,15 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from adapterhub.errors import TargetError
+from adapterhub.lora.blocks import parse_block_weights
 from adapterhub.lora.weights import AdapterTensors, LowRank, Target, Update
 from adapterhub.runtime.weight_bank import Delta
 
@@ -23,12 +25,28 @@ class ActiveAdapter:
         digest: The version's.
         tensors: What it adds.
         strengths: Its strength on each component.
+        blocks: What they are multiplied by in single blocks and layers; see `Term`.
+
+    Raises:
+        BlockWeightsError: `blocks` cannot be read.
     """
 
     reference: str
     digest: str
     tensors: AdapterTensors
     strengths: Mapping[str, float]
+    blocks: str = ""
+
+    def __post_init__(self) -> None:
+        self._weigh  # noqa: B018 - it raises if the text cannot be read
+
+    def strength(self, target: Target) -> float:
+        """Return the strength on one module."""
+        return self.strengths[target.component] * self._weigh(target)
+
+    @cached_property
+    def _weigh(self) -> Callable[[Target], float]:
+        return parse_block_weights(self.blocks) if self.blocks else lambda _: 1.0
 
 
 @dataclass(frozen=True)
@@ -97,11 +115,11 @@ class TargetIndex:
         shifts: dict[Target, list[tuple[Tensor, float]]] = {}
         for adapter in adapters:
             for target, layer in adapter.tensors.layers.items():
-                strength = adapter.strengths[target.component]
+                strength = adapter.strength(target)
                 if strength != 0:
                     stacks.setdefault(target, []).append((layer, strength))
             for target, bias in adapter.tensors.biases.items():
-                strength = adapter.strengths[target.component]
+                strength = adapter.strength(target)
                 if strength != 0:
                     shifts.setdefault(target, []).append((bias, strength))
         return {
@@ -111,33 +129,29 @@ class TargetIndex:
 
 
 def applied(adapters: Sequence[ActiveAdapter]) -> list[dict[str, object]]:
-    """Return what was applied, for the record."""
-    return [
-        asdict(
+    """Return what was applied, for the record; `blocks` stands there if any were weighed."""
+    entries: list[dict[str, object]] = []
+    for adapter in adapters:
+        targets = {*adapter.tensors.layers, *adapter.tensors.biases}
+        entry: dict[str, object] = asdict(
             AppliedAdapter(
                 reference=adapter.reference,
                 digest=adapter.digest,
-                strengths={
-                    component: adapter.strengths[component]
-                    for component in sorted({*adapter.tensors.components})
-                },
-                targets=sum(
-                    adapter.strengths[target.component] != 0
-                    for target in {*adapter.tensors.layers, *adapter.tensors.biases}
-                ),
+                strengths={name: adapter.strengths[name] for name in sorted({*adapter.tensors.components})},
+                targets=sum(adapter.strength(target) != 0 for target in targets),
             )
         )
-        for adapter in adapters
-    ]
+        entries.append(entry | ({"blocks": adapter.blocks} if adapter.blocks else {}))
+    return entries
 
 
 def text_encoder_digest(adapters: Sequence[ActiveAdapter]) -> str:
     """Return a digest of what is composed into the text encoders; prompts are cached under it."""
     terms = [
-        [adapter.digest, target.component, adapter.strengths[target.component]]
+        [adapter.digest, str(target), adapter.strength(target)]
         for adapter in adapters
         for target in sorted({*adapter.tensors.layers, *adapter.tensors.biases})
-        if target.component != "unet" and adapter.strengths[target.component] != 0
+        if target.component != "unet" and adapter.strength(target) != 0
     ]
     return hashlib.sha256(json.dumps(terms).encode()).hexdigest()
 

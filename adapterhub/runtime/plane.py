@@ -77,7 +77,9 @@ class FusedPlane:
 
         A schedule and a `Composite` are written while pictures are made, and the base's weights between.
         """
-        adapters = activate(plan, loaded) if isinstance(plan, Composition) else ()
+        every = (plan,) if isinstance(plan, Composition) else plan.compositions
+        checked = [activate(composition, loaded) for composition in every]
+        adapters = checked[0] if isinstance(plan, Composition) else ()
         self._plan, self._loaded = BASE, {}
         self._fuse(adapters)
         self._plan, self._loaded = plan, loaded
@@ -153,6 +155,7 @@ def activate(composition: Composition, loaded: Loaded) -> tuple[ActiveAdapter, .
             loaded[term.reference].version.digest,
             loaded[term.reference].tensors,
             {component: term.strength(component) for component in COMPONENTS},
+            term.blocks,
         )
         for term in composition.terms
     )

@@ -61,5 +61,5 @@ def _composition(entries: Sequence[Mapping[str, Any]]) -> Composition:
     for entry in entries:
         named = parse_reference(entry["reference"])
         reference = Reference(named.namespace, named.name, entry["digest"])
-        terms.append(Term(reference, 1.0, entry["strengths"]))
+        terms.append(Term(reference, 1.0, entry["strengths"], entry.get("blocks", "")))
     return Composition(tuple(terms))

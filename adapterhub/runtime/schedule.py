@@ -166,18 +166,18 @@ def terms_of(plan: Plan) -> Iterator[Term]:
 def _between(first: Composition, last: Composition, part: float) -> Composition:
     """Return the strengths at a part of the way from one composition to another."""
     terms: list[Term] = []
-    for reference in dict.fromkeys(term.reference for term in (*first.terms, *last.terms)):
-        here, there = _strengths(first.terms, reference), _strengths(last.terms, reference)
+    for key in dict.fromkeys((term.reference, term.blocks) for term in (*first.terms, *last.terms)):
+        here, there = _strengths(first.terms, key), _strengths(last.terms, key)
         names = here.keys() | there.keys()
         mixed = {
             name: (1 - part) * here.get(name, here[""]) + part * there.get(name, there[""]) for name in names
         }
-        terms.append(Term(reference, mixed.pop(""), mixed))
+        terms.append(Term(key[0], mixed.pop(""), mixed, key[1]))
     return Composition(tuple(terms))
 
 
-def _strengths(terms: Sequence[Term], reference: Reference) -> Mapping[str, float]:
-    """Return an adapter's strengths by component, summed over its terms; `""` is that of all others."""
-    found = [term for term in terms if term.reference == reference]
+def _strengths(terms: Sequence[Term], key: tuple[Reference, str]) -> Mapping[str, float]:
+    """Return the strengths of an adapter and its blocks by component, summed; `""` is that of all others."""
+    found = [term for term in terms if (term.reference, term.blocks) == key]
     names = {"", *(name for term in found for name in term.components)}
     return {name: sum(term.strength(name) for term in found) for name in names}

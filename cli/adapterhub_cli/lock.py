@@ -27,8 +27,13 @@ def lock(terms: tuple[str, ...], out: Path, as_json: bool, quiet: bool) -> None:
 
     registry = Registry()
     composition = Composition.parse(" + ".join(terms))
-    versions = [(registry.resolve(term.reference), term.weight) for term in composition.terms]
-    made = make_lock([(v.name, v.number, v.digest, weight) for v, weight in versions])
+    for term in composition.terms:
+        if term.blocks:
+            from adapterhub.lora.blocks import parse_block_weights  # it imports torch
+
+            parse_block_weights(term.blocks)
+    versions = [(registry.resolve(term.reference), term) for term in composition.terms]
+    made = make_lock([(v.name, v.number, v.digest, term.weight, term.blocks) for v, term in versions])
     write_atomically(out, made.to_json().encode())
     rows = [
         {

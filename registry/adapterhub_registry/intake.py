@@ -361,8 +361,8 @@ def _recorded(path: Path, record: GenerationRecord) -> PreviewPicture:
 def _weight(record: GenerationRecord) -> str:
     """Return the strength of the one adapter that took part; empty if there were others, or several."""
     strengths = [value for entry in record.composition for value in dict(entry.get("strengths", {})).values()]
-    is_one = len(record.composition) == 1 and len(set(strengths)) == 1
-    return f"{float(strengths[0]):g}" if is_one else ""
+    is_one = len(record.composition) == 1 and "blocks" not in record.composition[0] and not record.schedule
+    return f"{float(strengths[0]):g}" if is_one and len(set(strengths)) == 1 else ""
 
 
 def _with_parameters(path: Path, text: str) -> PreviewPicture:

@@ -22,12 +22,14 @@ class LockedAdapter:
         number: The version's, where it was locked.
         digest: `sha256:` and 64 hex digits; this decides.
         weight: A decimal as text.
+        blocks: Weights of blocks as text; empty for none.
     """
 
     name: str
     number: int
     digest: str
     weight: str
+    blocks: str = ""
 
     @property
     def reference(self) -> str:
@@ -48,25 +50,33 @@ class Lock:
     @property
     def composition(self) -> str:
         """The composition as text, by digests; `Runtime.compose` takes it."""
-        return " + ".join(f"{adapter.reference}:{adapter.weight}" for adapter in self.adapters)
+        terms = (
+            f"{adapter.reference}:{adapter.weight}" + (f"[{adapter.blocks}]" if adapter.blocks else "")
+            for adapter in self.adapters
+        )
+        return " + ".join(terms)
 
     def to_json(self) -> str:
         """Return the text of the file; the same lock is the same text."""
-        table = {"format": FORMAT, "adapters": [asdict(adapter) for adapter in self.adapters]}
+        entries = [asdict(adapter) for adapter in self.adapters]
+        for entry in entries:
+            if not entry["blocks"]:
+                del entry["blocks"]
+        table = {"format": FORMAT, "adapters": entries}
         return json.dumps(table, indent=2, sort_keys=True) + "\n"
 
 
-def make_lock(adapters: Sequence[tuple[str, int, str, float]]) -> Lock:
-    """Return the lock of (name, number, digest, weight) of each adapter.
+def make_lock(adapters: Sequence[tuple[str, int, str, float, str]]) -> Lock:
+    """Return the lock of (name, number, digest, weight, weights of blocks) of each adapter.
 
     Example:
-        >>> make_lock([("me/ink", 3, "sha256:" + "0" * 64, 0.8)]).composition[:30]
+        >>> make_lock([("me/ink", 3, "sha256:" + "0" * 64, 0.8, "")]).composition[:30]
         'me/ink@sha256:0000000000000000'
     """
     return Lock(
         tuple(
-            LockedAdapter(name, number, digest, decimal_text(weight))
-            for name, number, digest, weight in adapters
+            LockedAdapter(name, number, digest, decimal_text(weight), blocks)
+            for name, number, digest, weight, blocks in adapters
         )
     )
 
@@ -88,7 +98,9 @@ def read_lock(path: Path | str) -> Lock:
             is_exact = (parsed.adapter, parsed.selector) == (adapter.name, adapter.digest)
             is_digest = len(parsed.selector) == len("sha256:") + 64
             is_number = type(adapter.number) is int and adapter.number > 0
-            if not (is_exact and is_digest and is_number) or decimal_text(adapter.weight) != adapter.weight:
+            is_text = set("[]").isdisjoint(adapter.blocks + "")
+            is_weight = decimal_text(adapter.weight) == adapter.weight
+            if not (is_exact and is_digest and is_number and is_text and is_weight):
                 raise ValueError(f"the entry of {adapter.name} is malformed")
     except OSError as exc:
         raise LockError(path, exc.strerror or str(exc)) from exc

@@ -24,14 +24,14 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
-    lock = make_lock([("me/ink", 3, DIGEST, 0.8), ("me/corgi", 1, DIGEST, -1.0)])
+    lock = make_lock([("me/ink", 3, DIGEST, 0.8, "mid_block=0"), ("me/corgi", 1, DIGEST, -1.0, "")])
     (tmp_path / "x.lock").write_text(lock.to_json())
     assert read_lock(tmp_path / "x.lock") == lock
-    terms = Composition.parse(lock.composition).terms
-    assert [(term.reference.adapter, term.reference.selector, term.weight) for term in terms] == [
-        ("me/ink", DIGEST, 0.8),
-        ("me/corgi", DIGEST, -1.0),
-    ]
+    ink, corgi = Composition.parse(lock.composition).terms
+    assert (ink.reference.adapter, ink.reference.selector) == ("me/ink", DIGEST)
+    assert (ink.weight, ink.blocks) == (0.8, "mid_block=0")
+    assert (corgi.reference.adapter, corgi.reference.selector) == ("me/corgi", DIGEST)
+    assert (corgi.weight, corgi.blocks) == (-1.0, "")
 
 
 @given(TABLES | st.text(max_size=30) | st.none())

@@ -11,7 +11,13 @@ import torch
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from safetensors.torch import save_file
 
-from adapterhub.errors import AdapterNotFoundError, ArchitectureError, CompositionError, TargetError
+from adapterhub.errors import (
+    AdapterNotFoundError,
+    ArchitectureError,
+    BlockWeightsError,
+    CompositionError,
+    TargetError,
+)
 from adapterhub.runtime.composition import Composition, Term
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.replay import replay
@@ -117,6 +123,31 @@ def test_strengths_can_differ_between_components(runtime: Runtime) -> None:
     assert changed == {"unet", "text_encoder_2"}
     applied = runtime.generate("a star", seed=1, steps=1).record.composition[0]
     assert applied["strengths"] == {"text_encoder": 0.0, "text_encoder_2": 0.5, "unet": 1.0}
+
+
+def test_strengths_can_differ_between_blocks_and_layers(
+    runtime: Runtime, registry: Registry, tmp_path: Path
+) -> None:
+    pristine = weights(runtime)
+    text = "me/words:0.5[up_blocks.0=0,*.attn2.*=2,BASE=0.5]"
+    runtime.compose(text)
+    composed = weights(runtime)
+    for target, layer in random_adapter(runtime, 3, with_text=True).layers.items():
+        name = f"{target.component}.{target.module}.weight"
+        name = name if name in pristine else name.replace("text_model.", "")
+        # Of several that fit, the last one counts.
+        scale = 1.0 if ".attn2." in name else 0.0 if "unet.up_blocks.0." in name else 0.5
+        scale = scale if target.component == "unet" else 0.25
+        expected = pristine[name].double() + scale * layer.up.double() @ layer.down.double()
+        assert torch.allclose(composed[name].double(), expected, rtol=1e-5, atol=1e-6)
+    result = runtime.generate("a star", seed=1, steps=2)
+    (entry,) = result.record.composition
+    assert entry["blocks"] == "up_blocks.0=0,*.attn2.*=2,BASE=0.5"
+    (tmp_path / "star.png").write_bytes(png_with_record(result.images[0], result.record))
+    assert replay(tmp_path / "star.png", registry=registry).record == result.record
+    with pytest.raises(BlockWeightsError):
+        runtime.compose("me/ink[IN99=1]")
+    assert str(runtime.composition) == text
 
 
 def test_the_record_names_what_was_applied_and_replay_makes_the_same_bytes(

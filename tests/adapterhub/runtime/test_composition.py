@@ -16,7 +16,10 @@ selectors = st.one_of(
     st.sampled_from(["prod", "stable", "my.alias"]),
 )
 weights = st.floats(allow_nan=False, allow_infinity=False)
-terms = st.builds(Term, st.builds(Reference, names, names, selectors, st.one_of(st.just(""), names)), weights)
+letters = st.characters(exclude_characters="[]", exclude_categories=("Cs",))
+blocks = st.text(letters, max_size=9).map(str.strip)
+references = st.builds(Reference, names, names, selectors, st.one_of(st.just(""), names))
+terms = st.builds(Term, references, weights, st.just({}), blocks)
 
 
 def test_the_text_of_the_design_is_read() -> None:

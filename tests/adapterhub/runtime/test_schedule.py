@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapterhub.errors import RecordError, SettingError
+from adapterhub.errors import BlockWeightsError, RecordError, SettingError
 from adapterhub.runtime.composition import BASE, Composition
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.replay import replay
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("base_again")
 STEPS = 7
 PROMPT, SEED, GUIDANCE = "a red heart", 7, 5.0
 BOTH = Composition.parse("me/words:0.8 + me/corgi:-0.5")
+WRONG = Composition.parse("me/ink[IN99=1]")
 STRENGTHS = {"words": 0.8, "corgi": -0.5}
 
 Strengths = Mapping[str, float]
@@ -241,6 +242,13 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(SettingError):
             wrong()
+
+
+def test_blocks_that_cannot_be_read_are_refused_when_it_is_composed(runtime: Runtime) -> None:
+    for plan in (Switch(WRONG), Composite(WRONG), Keyframes(((0, WRONG),))):
+        with pytest.raises(BlockWeightsError):
+            runtime.compose(plan)
+    assert runtime.composition == BASE
 
 
 def test_segments_begin_where_something_changes() -> None:
