@@ -48,7 +48,8 @@ def make_scheduler(name: str, settings: Mapping[str, Any]) -> Any:
     """
     if name not in SCHEDULERS:
         near = difflib.get_close_matches(name, SCHEDULERS, n=3, cutoff=0.4)
-        raise SettingError("the scheduler", name, f"it must be one of {', '.join(near or SCHEDULERS)}")
+        names = f"{', '.join(near)}, or another one of {len(SCHEDULERS)}" if near else ", ".join(SCHEDULERS)
+        raise SettingError("the scheduler", name, f"it must be {names}")
     kind, changed = SCHEDULERS[name]
     plain = {key: value for key, value in settings.items() if not key.startswith("_")}
     return getattr(diffusers, kind).from_config({**plain, **changed})
