@@ -110,22 +110,33 @@ class TargetIndex:
             raise TargetError(reference, wrong, "shapes differ")
 
     def deltas(self, adapters: Sequence[ActiveAdapter], *, device: torch.device) -> dict[str, Delta]:
-        """Return, for each parameter that changes, the function that computes its whole delta."""
+        """Return, for each parameter that changes, its whole delta."""
         stacks: dict[Target, list[tuple[Update, float]]] = {}
         shifts: dict[Target, list[tuple[Tensor, float]]] = {}
+        keys: dict[Target, list[tuple[str, float]]] = {}
+        bias_keys: dict[Target, list[tuple[str, float]]] = {}
         for adapter in adapters:
             for target, layer in adapter.tensors.layers.items():
                 strength = adapter.strength(target)
                 if strength != 0:
                     stacks.setdefault(target, []).append((layer, strength))
+                    keys.setdefault(target, []).append((adapter.digest, strength))
             for target, bias in adapter.tensors.biases.items():
                 strength = adapter.strength(target)
                 if strength != 0:
                     shifts.setdefault(target, []).append((bias, strength))
-        return {
-            self._parameters[target]: _stacked_delta(stack, self._shapes[target], device)
+                    bias_keys.setdefault(target, []).append((adapter.digest, strength))
+        weights = {
+            self._parameters[target]: Delta(
+                tuple(keys[target]), _stacked_delta(stack, self._shapes[target], device)
+            )
             for target, stack in stacks.items()
-        } | {self._biases[target]: _summed_bias(stack, device) for target, stack in shifts.items()}
+        }
+        biases = {
+            self._biases[target]: Delta(tuple(bias_keys[target]), _summed_bias(stack, device))
+            for target, stack in shifts.items()
+        }
+        return weights | biases
 
 
 def applied(adapters: Sequence[ActiveAdapter]) -> list[dict[str, object]]:
@@ -169,7 +180,7 @@ def _fits(layer: Update, shape: tuple[int, ...]) -> bool:
 
 def _stacked_delta(
     stack: Sequence[tuple[Update, float]], shape: tuple[int, ...], device: torch.device
-) -> Delta:
+) -> Callable[[Tensor], Tensor]:
     """Return what sums the deltas of one target: one float32 product of stacked factors, and other kinds."""
     plain = [(layer, strength) for layer, strength in stack if isinstance(layer, LowRank)]
     others = [(layer, strength) for layer, strength in stack if not isinstance(layer, LowRank)]
@@ -187,7 +198,7 @@ def _stacked_delta(
     return delta
 
 
-def _summed_bias(stack: Sequence[tuple[Tensor, float]], device: torch.device) -> Delta:
+def _summed_bias(stack: Sequence[tuple[Tensor, float]], device: torch.device) -> Callable[[Tensor], Tensor]:
     def delta(pristine: Tensor) -> Tensor:
         return sum(
             (bias.to(device).float().reshape(pristine.shape) * strength for bias, strength in stack),

@@ -1,20 +1,32 @@
 """The pristine weights: every composition is computed from them, and the base comes back bit for bit."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-Delta = Callable[[Tensor], Tensor]
-"""Takes a parameter's pristine value in float32, and returns the sum of all deltas for it, likewise."""
+
+@dataclass(frozen=True)
+class Delta:
+    """What is added to one parameter.
+
+    Attributes:
+        key: Equal keys for one parameter mean equal deltas.
+        compute: Takes the parameter's pristine value in float32, and returns the sum of all deltas, likewise.
+    """
+
+    key: Hashable
+    compute: Callable[[Tensor], Tensor]
 
 
 class WeightBank:
     """Pristine copies of the parameters that a composition has touched, and the writer of fused weights.
 
     Fused weights depend on the pristine copy and the deltas alone, never on what was fused before. The
-    parameter objects and their addresses stay as they are. A copy is made when a parameter is first touched.
+    parameter objects and their addresses stay as they are. A copy is made when a parameter is first touched,
+    and a parameter whose delta stays the same is not written again, unless somebody else has written to it.
 
     Args:
         modules: The components to write to, by name; parameters are called `component.path.of.parameter`.
@@ -27,12 +39,13 @@ class WeightBank:
             for name, parameter in module.named_parameters()
         }
         self._pristine: dict[str, Tensor] = {}
-        self._fused: frozenset[str] = frozenset()
+        # What was fused into each parameter that differs from the base, and its version then.
+        self._fused: dict[str, tuple[Hashable, int] | None] = {}
 
     @property
     def fused(self) -> frozenset[str]:
         """Names of the parameters that differ from the base now."""
-        return self._fused
+        return frozenset(self._fused)
 
     @property
     def size_bytes(self) -> int:
@@ -56,27 +69,29 @@ class WeightBank:
             raise KeyError(f"no such parameters: {sorted(unknown)}")
         try:
             with torch.no_grad():
-                self._write_pristine(self._fused - deltas.keys())
-                self._fused = self._fused | deltas.keys()
+                self._write_pristine([name for name in self._fused if name not in deltas])
                 for name, delta in deltas.items():
                     parameter = self._parameters[name]
+                    if self._fused.get(name) == (delta.key, parameter._version):
+                        continue
+                    self._fused[name] = None  # neither the base nor whole
                     if name not in self._pristine:
                         self._pristine[name] = parameter.detach().clone()
                     pristine = self._pristine[name].float()
-                    parameter.copy_(pristine + delta(pristine))
+                    parameter.copy_(pristine + delta.compute(pristine))
+                    self._fused[name] = delta.key, parameter._version
         except BaseException:
             self.restore()
             raise
-        self._fused = frozenset(deltas)
 
     def restore(self) -> None:
         """Give every parameter its pristine bits back."""
         with torch.no_grad():
-            self._write_pristine(self._fused)
-        self._fused = frozenset()
+            self._write_pristine(list(self._fused))
 
     def _write_pristine(self, names: Iterable[str]) -> None:
         for name in names:
             # A parameter whose copy could not be made was not written either.
             if name in self._pristine:
                 self._parameters[name].copy_(self._pristine[name])
+            del self._fused[name]

@@ -17,7 +17,7 @@ def small_model(dtype: torch.dtype) -> nn.Module:
 
 
 def constant(value: Tensor) -> Delta:
-    return lambda _: value
+    return Delta(id(value), lambda _: value)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -27,9 +27,10 @@ def test_the_base_comes_back_bit_for_bit_after_many_switches(dtype: torch.dtype)
     addresses = {name: p.data_ptr() for name, p in model.named_parameters()}
     bank = WeightBank({"unet": model})
     choose = random.Random(1)
+    shifts = {name: [torch.randn(p.shape) for _ in range(3)] for name, p in pristine.items()}
     for _ in range(200):
         names = choose.sample(sorted(pristine), choose.randint(0, len(pristine)))
-        deltas = {name: torch.randn(pristine[name].shape) for name in names}
+        deltas = {name: choose.choice(shifts[name]) for name in names}
         bank.fuse({f"unet.{name}": constant(delta) for name, delta in deltas.items()})
         for name, parameter in model.named_parameters():
             # The state depends on the pristine weights and this composition alone: one rounding, no history.
@@ -54,7 +55,7 @@ def test_a_failure_on_the_way_leaves_the_base() -> None:
         raise MemoryError("no more")
 
     with pytest.raises(MemoryError):
-        bank.fuse({"unet.1.weight": constant(torch.ones(5, 3, 3, 3)), "unet.0.weight": fail})
+        bank.fuse({"unet.1.weight": constant(torch.ones(5, 3, 3, 3)), "unet.0.weight": Delta("fail", fail)})
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), pristine, strict=True))
     assert bank.fused == frozenset()
 
@@ -74,3 +75,21 @@ def test_only_touched_parameters_are_copied() -> None:
     assert bank.size_bytes == 0
     bank.fuse({"unet.0.weight": constant(torch.ones(8, 12))})
     assert bank.size_bytes == 8 * 12 * 4
+
+
+def test_a_parameter_whose_delta_stays_is_written_again_only_if_somebody_else_wrote_to_it() -> None:
+    model = small_model(torch.float32)
+    bank = WeightBank({"unet": model})
+    one, two = constant(torch.ones(8, 12)), constant(torch.ones(5, 3, 3, 3))
+    bank.fuse({"unet.0.weight": one, "unet.1.weight": two})
+    expected = [p.detach().clone() for p in model.parameters()]
+    versions = [p._version for p in model.parameters()]
+    bank.fuse({"unet.1.weight": two, "unet.0.weight": one})
+    assert [p._version for p in model.parameters()] == versions
+    with torch.no_grad():
+        model[0].weight.zero_()
+    bank.fuse({"unet.0.weight": one, "unet.1.weight": two})
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), expected, strict=True))
+    bank.fuse({"unet.1.weight": two})
+    assert model[1].weight._version == versions[2]
+    assert torch.equal(model[0].weight, small_model(torch.float32)[0].weight)
