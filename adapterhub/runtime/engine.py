@@ -16,12 +16,14 @@ from adapterhub.bases.load import choose_device, dtype_name, load_pipeline
 from adapterhub.bases.prompts import PromptCache
 from adapterhub.errors import ArchitectureError, RuntimeClosedError
 from adapterhub.formats.read import read_adapter
+from adapterhub.lora.weights import AdapterTensors
 from adapterhub.runtime.batch import Batch
 from adapterhub.runtime.composition import BASE, Composition
 from adapterhub.runtime.environment import library_versions, processor_name
 from adapterhub.runtime.fused import text_encoder_digest
 from adapterhub.runtime.plane import FusedPlane, LoadedAdapter
 from adapterhub.runtime.records import plan_fields
+from adapterhub.runtime.residency import BUDGET_BYTES, ResidencyMetrics, ResidentSet
 from adapterhub.runtime.schedule import Plan, terms_of
 from adapterhub.runtime.schedulers import make_scheduler, recorded_scheduler, scheduler_record
 from adapterhub_registry.manifest import Version
@@ -58,13 +60,19 @@ class Runtime:
     """One loaded pipeline; make it with `Runtime.load`. It serves one call at a time."""
 
     def __init__(
-        self, pipeline: "StableDiffusionXLPipeline", base: Base, *, registry: Registry | None = None
+        self,
+        pipeline: "StableDiffusionXLPipeline",
+        base: Base,
+        *,
+        registry: Registry | None = None,
+        resident_bytes: int = BUDGET_BYTES,
     ) -> None:
         self._pipeline: StableDiffusionXLPipeline | None = pipeline
         self._lock = threading.RLock()
         self._registry = registry
         self._prompts = PromptCache(pipeline)
         self._plane = FusedPlane(pipeline)
+        self._resident = ResidentSet(resident_bytes)
         self.base = base
 
     @classmethod
@@ -75,6 +83,7 @@ class Runtime:
         registry: Registry | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        resident_bytes: int = BUDGET_BYTES,
     ) -> "Runtime":
         """Load a base.
 
@@ -83,6 +92,7 @@ class Runtime:
             registry: Where `compose` finds adapters; by default the one in `ADAPTERHUB_HOME`.
             device: `cpu`, `cuda` or `mps`; by default the best there is.
             dtype: `float32`, `float16` or `bfloat16`; by default float32 on the CPU, else float16.
+            resident_bytes: Adapters are kept at hand up to this size, those that were used last.
 
         Raises:
             AdapterHubError: As `find_base`, `choose_device` and `load_pipeline`.
@@ -94,7 +104,8 @@ class Runtime:
         """
         device, dtype = choose_device(device, dtype)
         found = base if isinstance(base, Base) else find_base(base)
-        return cls(load_pipeline(found, device=device, dtype=dtype), found, registry=registry)
+        pipeline = load_pipeline(found, device=device, dtype=dtype)
+        return cls(pipeline, found, registry=registry, resident_bytes=resident_bytes)
 
     @property
     def pipeline(self) -> "StableDiffusionXLPipeline":
@@ -114,6 +125,11 @@ class Runtime:
     def composition(self) -> Plan:
         """The active composition, empty for the base; or the schedule or `Composite` in place of one."""
         return self._plane.plan
+
+    @property
+    def residency(self) -> ResidencyMetrics:
+        """How often adapters were at hand."""
+        return self._resident.metrics
 
     @property
     def device(self) -> torch.device:
@@ -161,6 +177,7 @@ class Runtime:
                 for reference in dict.fromkeys(term.reference for term in terms)
             }
             self._plane.apply(plan, loaded)
+            self._resident.keep({adapter.version.digest for adapter in loaded.values()})
         return [loaded[term.reference].version for term in terms]
 
     def generate(
@@ -251,18 +268,19 @@ class Runtime:
         self.close()
 
     def _load(self, version: Version) -> LoadedAdapter:
-        """Read and check one adapter; a version that is active already is not read again."""
+        """Read and check one adapter, unless it is at hand."""
         if version.architecture != self.base.architecture:
             raise ArchitectureError(version.architecture, self.base.architecture)
         if version.base_identity and version.base_identity != self.base.identity:
             logger.warning("%s was made on another checkpoint of %s", version.reference, version.architecture)
-        known = {adapter.version.digest: adapter.tensors for adapter in self._plane.loaded.values()}
-        tensors = known.get(version.digest)
-        if tensors is None:
+
+        def read() -> AdapterTensors:
             tensors = read_adapter(self.registry.payload(version))
             self._plane.check(version.reference, tensors)
             tensors.require_finite(version.reference)
-        return LoadedAdapter(version, tensors)
+            return tensors
+
+        return LoadedAdapter(version, self._resident.get(version.digest, read))
 
     def _run(self, batch: Batch, scheduler: Any, on_step: OnStep | None) -> list[Image.Image]:
         pipeline = self.pipeline
