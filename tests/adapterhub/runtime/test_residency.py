@@ -6,11 +6,12 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from adapterhub.errors import NotFiniteError, TombstoneError
+from adapterhub.errors import NotFiniteError
 from adapterhub.formats.diffusers import diffusers_bytes
 from adapterhub.lora.weights import AdapterTensors, LowRank, Target
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.residency import ResidentSet
+from adapterhub_registry.errors import TombstoneError
 from adapterhub_registry.store import Registry
 from tests.adapterhub.runtime.conftest import random_adapter
 
