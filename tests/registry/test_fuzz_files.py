@@ -185,7 +185,7 @@ def test_sidecars_never_stop_anything(count: int, tmp_path: Path) -> None:
 def test_a_lock_file_is_read_or_refused(count: int, tmp_path: Path) -> None:
     path = tmp_path / "adapterhub.lock"
     digest = "sha256:" + "ab" * 32
-    lock = make_lock([("me/ink", 3, digest, 0.8), ("me/corgi", 1, digest, -1.0)])
+    lock = make_lock([("me/ink", 3, digest, 0.8, ""), ("me/corgi", 1, digest, -1.0, "mid_block=0")])
 
     def check(content: bytes) -> None:
         path.write_bytes(content)

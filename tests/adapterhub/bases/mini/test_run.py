@@ -103,7 +103,11 @@ def run(config: Path, work: Path, *stages: str) -> None:
     words = ["--config", str(config), "--work", str(work)]
     for stage in stages:
         words += ["--stage", stage]
-    done = CliRunner().invoke(main, words, catch_exceptions=False)
+    before = torch.get_num_threads()
+    try:
+        done = CliRunner().invoke(main, words, catch_exceptions=False)
+    finally:
+        torch.set_num_threads(before)  # the recipe sets its own
     assert done.exit_code == 0
 
 
@@ -117,9 +121,7 @@ def tiny(tmp_path: Path) -> Path:
 def test_the_whole_recipe_runs_and_its_base_is_one_that_diffusers_loads(tiny: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     write_pictures(work)
-    before = torch.get_num_threads()
     run(tiny, work)
-    torch.set_num_threads(before)
     StableDiffusionXLPipeline.from_pretrained(work / "weights")
     card = json.loads((work / "weights" / "card.json").read_text())
     assert card["edition"] == 9
@@ -151,7 +153,6 @@ def test_the_whole_recipe_runs_and_its_base_is_one_that_diffusers_loads(tiny: Pa
     run(tiny, again, "vae")
     run(short, again, "unet")
     run(tiny, again, "unet")
-    torch.set_num_threads(before)
     one, two = (load_file(folder / "unet.safetensors") for folder in (work, again))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
