@@ -127,9 +127,7 @@ class TargetIndex:
                     shifts.setdefault(target, []).append((bias, strength))
                     bias_keys.setdefault(target, []).append((adapter.digest, strength))
         weights = {
-            self._parameters[target]: Delta(
-                tuple(keys[target]), _stacked_delta(stack, self._shapes[target], device)
-            )
+            self._parameters[target]: _stacked(keys[target], stack, self._shapes[target], device)
             for target, stack in stacks.items()
         }
         biases = {
@@ -178,24 +176,31 @@ def _fits(layer: Update, shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _stacked_delta(
-    stack: Sequence[tuple[Update, float]], shape: tuple[int, ...], device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """Return what sums the deltas of one target: one float32 product of stacked factors, and other kinds."""
+def _stacked(
+    key: Sequence[tuple[str, float]],
+    stack: Sequence[tuple[Update, float]],
+    shape: tuple[int, ...],
+    device: torch.device,
+) -> Delta:
+    """Return the sum of the deltas of one target: one float32 product of stacked factors, and other kinds."""
     plain = [(layer, strength) for layer, strength in stack if isinstance(layer, LowRank)]
     others = [(layer, strength) for layer, strength in stack if not isinstance(layer, LowRank)]
+
+    def factors() -> tuple[Tensor, Tensor]:
+        scaled = [(layer, layer.scale * strength) for layer, strength in plain]
+        ups = [layer.up.flatten(1).to(device).float() * scale for layer, scale in scaled]
+        downs = [layer.down.flatten(1).to(device).float() for layer, _ in scaled]
+        return torch.cat(ups, dim=1), torch.cat(downs, dim=0)
 
     def delta(pristine: Tensor) -> Tensor:
         terms: list[Tensor] = []
         if plain:
-            scaled = [(layer, layer.scale * strength) for layer, strength in plain]
-            ups = [layer.up.flatten(1).to(device).float() * scale for layer, scale in scaled]
-            downs = [layer.down.flatten(1).to(device).float() for layer, _ in scaled]
-            terms.append((torch.cat(ups, dim=1) @ torch.cat(downs, dim=0)).reshape(shape))
+            up, down = factors()
+            terms.append((up @ down).reshape(shape))
         terms += [layer.delta(weight=weight, base=pristine).reshape(shape) for layer, weight in others]
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
 
-    return delta
+    return Delta(tuple(key), delta, None if others else factors)
 
 
 def _summed_bias(stack: Sequence[tuple[Tensor, float]], device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -15,10 +15,17 @@ class Delta:
     Attributes:
         key: Equal keys for one parameter mean equal deltas.
         compute: Takes the parameter's pristine value in float32, and returns the sum of all deltas, likewise.
+        factors: Of a delta that is a product: returns them in float32, `(rows, k)` and `(k, columns)`; the
+            parameter is seen as rows of columns. It may be used in place of `compute`.
     """
 
     key: Hashable
     compute: Callable[[Tensor], Tensor]
+    factors: Callable[[], tuple[Tensor, Tensor]] | None = None
+
+
+SCRATCH = {"cpu": 1 << 18}
+"""Numbers that are written at a time: on a CPU what its caches hold, elsewhere whole parameters."""
 
 
 class WeightBank:
@@ -39,6 +46,7 @@ class WeightBank:
             for name, parameter in module.named_parameters()
         }
         self._pristine: dict[str, Tensor] = {}
+        self._scratch = torch.empty(0)
         # What was fused into each parameter that differs from the base, and its version then.
         self._fused: dict[str, tuple[Hashable, int] | None] = {}
 
@@ -77,8 +85,11 @@ class WeightBank:
                     self._fused[name] = None  # neither the base nor whole
                     if name not in self._pristine:
                         self._pristine[name] = parameter.detach().clone()
-                    pristine = self._pristine[name].float()
-                    parameter.copy_(pristine + delta.compute(pristine))
+                    if delta.factors is not None and parameter.is_contiguous():
+                        self._write_product(parameter, self._pristine[name], *delta.factors())
+                    else:
+                        pristine = self._pristine[name].float()
+                        parameter.copy_(pristine + delta.compute(pristine))
                     self._fused[name] = delta.key, parameter._version
         except BaseException:
             self.restore()
@@ -88,6 +99,23 @@ class WeightBank:
         """Give every parameter its pristine bits back."""
         with torch.no_grad():
             self._write_pristine(list(self._fused))
+
+    def _write_product(self, parameter: Parameter, pristine: Tensor, up: Tensor, down: Tensor) -> None:
+        """Write `pristine + up @ down`, some rows at a time, in a scratch that is used again and again."""
+        target, source = parameter.flatten(1), pristine.flatten(1)
+        rows, columns = target.shape
+        size = SCRATCH.get(parameter.device.type, target.numel())
+        step = max(size // columns, 1)
+        needed = min(step, rows) * columns
+        if self._scratch.numel() < needed or self._scratch.device != parameter.device:
+            self._scratch = torch.empty(needed, device=parameter.device)
+        for start in range(0, rows, step):
+            part = slice(start, min(start + step, rows))
+            count = part.stop - start
+            scratch = self._scratch[: count * columns].view(count, columns)
+            scratch.copy_(source[part])
+            scratch.addmm_(up[part], down)
+            target[part].copy_(scratch)
 
     def _write_pristine(self, names: Iterable[str]) -> None:
         for name in names:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapterhub.runtime.weight_bank import Delta, WeightBank
+from adapterhub.runtime.weight_bank import SCRATCH, Delta, WeightBank
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -93,3 +93,23 @@ def test_a_parameter_whose_delta_stays_is_written_again_only_if_somebody_else_wr
     bank.fuse({"unet.1.weight": two})
     assert model[1].weight._version == versions[2]
     assert torch.equal(model[0].weight, small_model(torch.float32)[0].weight)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_product_is_written_in_parts_with_one_rounding(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    conv = nn.Conv2d(110, 703, 3).to(dtype).to(memory_format=layout)  # more than fits into the scratch
+    weight = conv.weight
+    assert weight.numel() > 2 * SCRATCH["cpu"]
+    pristine = weight.detach().clone()
+    up, down = torch.randn(703, 5), torch.randn(5, 990)
+    bank = WeightBank({"unet": conv})
+    bank.fuse({"unet.weight": Delta(1, lambda _: (up @ down).reshape(weight.shape), lambda: (up, down))})
+    exact = pristine.double() + (up.double() @ down.double()).reshape(weight.shape)
+    error = (weight.double() - exact).abs()
+    assert (error <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5).all()
+    assert weight.is_contiguous(memory_format=layout)
+    bank.restore()
+    assert torch.equal(weight, pristine)
