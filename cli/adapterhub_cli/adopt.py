@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from adapterhub_cli.output import data_options, print_rows, progress, say
+from adapterhub_cli.output import data_options, print_rows, progress, say, say_outcomes
 
 
 @click.command()
@@ -28,8 +28,6 @@ def adopt(
       adapterhub adopt ~/webui/models/Lora --namespace me --dry-run
       adapterhub adopt ~/webui/models/Lora --namespace me --link
     """
-    from collections import Counter
-
     from adapterhub_registry.adoption import adopt as adopt_folder
     from adapterhub_registry.store import Registry
 
@@ -54,8 +52,7 @@ def adopt(
         for item in found
     ]
     print_rows(rows, key="version", as_json=as_json, quiet=quiet)
-    counts = Counter(item.outcome for item in found)
     linked = sum(item.is_linked for item in found)
     if linked:
         say(f"{linked} linked, not copied: who changes these files in place changes the versions too")
-    say(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "no LoRA files there")
+    say_outcomes([item.outcome for item in found], none="no LoRA files there")

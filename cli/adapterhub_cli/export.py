@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from adapterhub_cli.output import data_options, print_rows, progress, say
+from adapterhub_cli.output import data_options, print_rows, progress, say, say_outcomes
 
 FORMATS = ("kohya", "diffusers", "peft", "comfy", "a1111")
 LAYOUTS = ("a1111", "comfy")
@@ -84,8 +84,6 @@ def _export_all(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from collections import Counter
-
     from adapterhub.layouts import export_all
     from adapterhub_registry.store import Registry
 
@@ -110,5 +108,4 @@ def _export_all(
         for item in found
     ]
     print_rows(rows, key="file", as_json=as_json, quiet=quiet)
-    counts = Counter(item.outcome for item in found)
-    say(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "no adapters there")
+    say_outcomes([item.outcome for item in found], none="no adapters there")

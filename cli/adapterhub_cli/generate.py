@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from adapterhub_cli.output import LOCK_FILE, data_options, print_rows, progress
+from adapterhub_cli.output import data_options, locked_option, print_rows, progress
 
 METHODS = ("sum", "switch", "composite")
 
@@ -27,13 +27,7 @@ METHODS = ("sum", "switch", "composite")
 @click.option("--every", type=int, help="Steps between switches.  [default: 5]")
 @click.option("--seed", type=int, help="Seed of the first picture; drawn if left out.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures of each prompt.")
-@click.option(
-    "--locked",
-    type=click.Path(path_type=Path),
-    is_flag=False,
-    flag_value=LOCK_FILE,
-    help="A lock file in place of --use, adapterhub.lock if none is named.",
-)
+@locked_option("A lock file in place of --use")
 @click.option("--steps", type=int, default=30, show_default=True, help="Denoising steps.")
 @click.option("--guidance", type=float, default=5.0, show_default=True, help="Classifier-free guidance.")
 @click.option(

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -18,6 +19,17 @@ def data_options(function: Function) -> Function:
     """Add `--json` and `--quiet` to a command that prints data."""
     function = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
     return click.option("-q", "--quiet", is_flag=True, help="Print only the names.")(function)
+
+
+def locked_option(use: str) -> Callable[[Function], Function]:
+    """Add `--locked [FILE]` to a command; `use` says what for."""
+    return click.option(
+        "--locked",
+        type=click.Path(path_type=Path),
+        is_flag=False,
+        flag_value=LOCK_FILE,
+        help=f"{use}, {LOCK_FILE} if none is named.",
+    )
 
 
 def print_rows(
@@ -51,6 +63,13 @@ def print_fields(fields: Mapping[str, Any], *, key: str, as_json: bool = False, 
 def say(message: str) -> None:
     """Print a line for people, on stderr."""
     click.echo(message, err=True)
+
+
+def say_outcomes(outcomes: Sequence[str], *, none: str) -> None:
+    """Say how often each outcome came about, or `none` if there were none."""
+    from collections import Counter
+
+    say(", ".join(f"{count} {outcome}" for outcome, count in sorted(Counter(outcomes).items())) or none)
 
 
 def progress(label: str) -> Callable[[int, int], None]:

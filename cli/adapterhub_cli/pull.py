@@ -4,20 +4,14 @@ from pathlib import Path
 
 import click
 
-from adapterhub_cli.output import LOCK_FILE, data_options, print_transfer
+from adapterhub_cli.output import data_options, locked_option, print_transfer
 
 
 @click.command()
 @click.argument("reference", metavar="REF", required=False)
 @click.option("--from", "remote", help="The remote; needed if there are several and REF names none.")
 @click.option("--as", "rename", metavar="NS/NAME", help="Take it under another name.")
-@click.option(
-    "--locked",
-    type=click.Path(path_type=Path),
-    is_flag=False,
-    flag_value=LOCK_FILE,
-    help="Pull every version of a lock file instead, adapterhub.lock if none is named.",
-)
+@locked_option("Pull every version of a lock file instead")
 @data_options
 def pull(
     reference: str | None,
