@@ -28,22 +28,9 @@ from adapterhub.bases.find import find_base
 from adapterhub.bases.load import load_pipeline
 from adapterhub.runtime.engine import Runtime
 from adapterhub_registry.store import Registry
+from tests.sdxl_configs import SDXL_UNET
 
 RANK, STACK = 16, 3
-FULL = {
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "attention_head_dim": [5, 10, 20],
-    "block_out_channels": [320, 640, 1280],
-    "cross_attention_dim": 2048,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "projection_class_embeddings_input_dim": 2816,
-    "sample_size": 128,
-    "transformer_layers_per_block": [1, 2, 10],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "use_linear_projection": True,
-}
-"""stabilityai/stable-diffusion-xl-base-1.0, unet/config.json, as far as it decides shapes."""
 SWITCH = {"cpu": 5.0, "cuda": 50.0}
 COLD = {"cpu": 10.0, "cuda": 30.0}
 
@@ -99,7 +86,7 @@ def main(size: str, device: str, dtype: str, registered: int, rounds: int, out: 
 def random_unet(device: str, dtype: torch.dtype) -> UNet2DConditionModel:
     """Return SDXL's UNet; drawing so many normal numbers would take longer than all the rest."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**FULL)
+        unet = UNet2DConditionModel(**SDXL_UNET)
     unet = unet.to(dtype).to_empty(device=device)
     with torch.no_grad():
         for parameter in unet.parameters():

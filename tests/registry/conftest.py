@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from adapterhub_registry.store import Registry
+
 MODULE = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 
 
@@ -24,10 +26,28 @@ def weights_bytes(seed: int = 0, *, text_width: int = 160, metadata: dict[str, s
     return struct.pack("<Q", len(text)) + text + body
 
 
+def tensors_file(tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str]) -> bytes:
+    """A safetensors file of dtype, shape and bytes of each tensor."""
+    header: dict[str, object] = {"__metadata__": metadata}
+    body = b""
+    for name, (dtype, shape, data) in tensors.items():
+        offsets = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+        body += data
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
 def bytes_read() -> int:
     """What this process has read from files so far; Linux counts it."""
     (line,) = [line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("rchar")]
     return int(line.split()[1])
+
+
+@pytest.fixture
+def registry(home: Path) -> Registry:
+    """The registry in `ADAPTERHUB_HOME`."""
+    return Registry(home)
 
 
 @pytest.fixture

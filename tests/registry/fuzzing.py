@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+COUNTS = pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.long)])
 WORDS = [
     *(
         "",

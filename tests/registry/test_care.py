@@ -22,11 +22,6 @@ Weights = Callable[..., Path]
 
 
 @pytest.fixture
-def registry(home: Path) -> Registry:
-    return Registry(home)
-
-
-@pytest.fixture
 def share(tmp_path: Path, registry: Registry) -> Path:
     path = tmp_path / "share"
     path.mkdir()

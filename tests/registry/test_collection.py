@@ -27,11 +27,6 @@ AT_ONCE = {"grace": timedelta(0), "keep": timedelta(0)}
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture
-def registry(home: Path) -> Registry:
-    return Registry(home)
-
-
 def rows(registry: Registry, table: type[CondemnedRow] | type[AdoptedRow]) -> list[object]:
     with Database(registry.home / "registry.db").reading() as session:
         return list(session.exec(select(table)))

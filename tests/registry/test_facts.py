@@ -11,27 +11,11 @@ import pytest
 
 from adapterhub_registry.facts import VersionFacts
 from adapterhub_registry.store import Registry
-from tests.registry.conftest import MODULE, bytes_read, weights_bytes
+from tests.registry.conftest import MODULE, bytes_read, tensors_file, weights_bytes
 
 Weights = Callable[..., Path]
 LARGE = 100_000
 """A text width that makes a file of 0.8 MB."""
-
-
-@pytest.fixture
-def registry(home: Path) -> Registry:
-    return Registry(home)
-
-
-def tensors_file(tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str]) -> bytes:
-    header: dict[str, object] = {"__metadata__": metadata}
-    body = b""
-    for name, (dtype, shape, data) in tensors.items():
-        offsets = [len(body), len(body) + len(data)]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
-        body += data
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + body
 
 
 def test_ranks_alphas_targets_and_training_are_read_from_the_file(registry: Registry, tmp_path: Path) -> None:

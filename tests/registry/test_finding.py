@@ -23,11 +23,6 @@ from adapterhub_registry.store import Registry
 from tests.registry.conftest import weights_bytes
 
 
-@pytest.fixture
-def registry(home: Path) -> Registry:
-    return Registry(home)
-
-
 def add(registry: Registry, seed: int, name: str, **settings: object) -> str:
     path = registry.home / f"{seed}.safetensors"
     path.write_bytes(weights_bytes(seed))

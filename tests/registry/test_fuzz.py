@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import strategies as st
 
 from adapterhub_registry.errors import (
@@ -16,9 +15,7 @@ from adapterhub_registry.errors import (
 )
 from adapterhub_registry.manifest import Manifest, PayloadFile, decimal_text
 from adapterhub_registry.references import Reference, parse_reference
-from tests.registry.fuzzing import SCALARS, canonical, damaged, fuzz, mutated
-
-COUNTS = pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.long)])
+from tests.registry.fuzzing import COUNTS, SCALARS, canonical, damaged, fuzz, mutated
 
 # References.
 

@@ -9,7 +9,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -37,11 +36,9 @@ from adapterhub_registry.safetensors_header import read_header
 from adapterhub_registry.sidecars import read_sidecars
 from adapterhub_registry.store import Registry
 from tests.registry.conftest import weights_bytes
-from tests.registry.fuzzing import damaged, fuzz, mutated
+from tests.registry.fuzzing import COUNTS, damaged, fuzz, mutated
 from tests.registry.scenarios import SCENARIOS
 from tests.registry.test_record import RECORD
-
-COUNTS = pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.long)])
 
 # Files of weights.
 

@@ -8,7 +8,6 @@ import logging
 import os
 import pickle
 import sqlite3
-import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -27,31 +26,15 @@ from adapterhub_registry.files import share_bytes
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.publication import Publication, StoredFile
 from adapterhub_registry.store import Registry
-from tests.registry.conftest import bytes_read, weights_bytes
+from tests.registry.conftest import bytes_read, tensors_file, weights_bytes
 
 Weights = Callable[..., Path]
 LARGE = 100_000
 """A text width that makes a file of 0.8 MB."""
 
 
-@pytest.fixture
-def registry(home: Path) -> Registry:
-    return Registry(home)
-
-
 def blob(registry: Registry, version: Version) -> Path:
     return registry.blobs.path(version.files[0].sha256)
-
-
-def tensors_file(tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str]) -> bytes:
-    header: dict[str, object] = {"__metadata__": metadata}
-    body = b""
-    for name, (dtype, shape, data) in tensors.items():
-        offsets = [len(body), len(body) + len(data)]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
-        body += data
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + body
 
 
 # Reading.

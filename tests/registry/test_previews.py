@@ -20,11 +20,6 @@ from tests.registry.test_record import RECORD
 Weights = Callable[..., Path]
 
 
-@pytest.fixture
-def registry(home: Path) -> Registry:
-    return Registry(home)
-
-
 def only_preview(registry: Registry, weights: Weights, *paths: Path) -> StoredFile:
     version = registry.add(weights(1), name="me/ink", previews=paths)
     (preview,) = registry.previews(version)

@@ -31,11 +31,6 @@ from tests.registry.conftest import weights_bytes
 Weights = Callable[..., Path]
 
 
-@pytest.fixture
-def registry(home: Path) -> Registry:
-    return Registry(home)
-
-
 def test_versions_are_numbered_and_resolved(registry: Registry, weights: Weights) -> None:
     first = registry.add(weights(1), name="Me/Ink", trigger_words=["inkwash "], recommended_weight=0.80)
     second = registry.add(weights(2), name="me/ink", message="darker")
