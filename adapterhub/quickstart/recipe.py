@@ -49,15 +49,16 @@ def main(work: Path) -> None:
     with np.load(work / "pictures.npz") as arrays:
         emoji = {name: Image.fromarray(pixels) for name, pixels in zip(names, arrays["pixels"], strict=True)}
 
-    alike = {
-        name: float(np.corrcoef(_grey(icon).ravel(), _grey(emoji[name]).ravel())[0, 1])
+    greys = {
+        name: (_grey(icon), _grey(emoji[name]))
         for name, icon in drawn.items()
         if name not in held_out and not PEOPLE.search(name)
     }
+    alike = {name: float(np.corrcoef(*pair)[0, 1]) for name, pair in greys.items()}
     colour = {name: colourfulness(np.asarray(emoji[name].convert("RGB"))) for name in alike}
     middle = np.median([*colour.values()])
     candidates = [name for name in alike if alike[name] >= MUCH_ALIKE and colour[name] >= middle]
-    benchmark = _benchmark(candidates, drawn, emoji)
+    benchmark = _benchmark([(name, *greys[name]) for name in candidates])
     style = [name for name, value in alike.items() if value >= ALIKE and name not in benchmark]
     for folder, subjects in (("style", style), ("benchmark", benchmark)):
         _save({_slug(name): (drawn[name], f"{name}, {STYLE_TRIGGER}") for name in subjects}, folder)
@@ -74,22 +75,24 @@ def main(work: Path) -> None:
     _save(moved, "subject")
 
 
-def _benchmark(names: Sequence[str], icons: Mapping[str, Any], emoji: Mapping[str, Any]) -> list[str]:
+def _benchmark(candidates: Sequence[tuple[str, Any, Any]]) -> list[str]:
     """Choose subjects whose emoji, in grey, are nearest to their own icons among those chosen.
 
     So whoever keeps the emoji's shapes is found right. Nothing decides but the published pictures.
+
+    Args:
+        candidates: Name, and the greys of icon and emoji.
     """
-    chosen: list[str] = []
-    for number in keyed_generator(1, "quickstart-benchmark").permutation(len(names)):
-        wish = [*chosen, names[number]]
-        apart = np.array(
-            [[((_grey(emoji[one]) - _grey(icons[two])) ** 2).sum() for two in wish] for one in wish]
-        )
+    icons, emoji = (np.stack([pair[place] for pair in candidates]) for place in (1, 2))
+    chosen: list[int] = []
+    for number in keyed_generator(1, "quickstart-benchmark").permutation(len(candidates)):
+        wish = [*chosen, int(number)]
+        apart = ((emoji[wish][:, None] - icons[wish][None]) ** 2).sum(-1)
         if (apart.argmin(axis=1) == np.arange(len(wish))).all():
             chosen = wish
         if len(chosen) == COUNT:
             break
-    return chosen
+    return [candidates[number][0] for number in chosen]
 
 
 def colourfulness(pixels: Any) -> float:
@@ -104,7 +107,7 @@ def colourfulness(pixels: Any) -> float:
 
 
 def _grey(picture: Any) -> Any:
-    return np.asarray(picture.convert("L").resize((16, 16), Image.Resampling.BOX), np.float64)
+    return np.asarray(picture.convert("L").resize((16, 16), Image.Resampling.BOX), np.float64).ravel()
 
 
 def _icons(work: Path) -> dict[str, str]:

@@ -66,6 +66,8 @@ class AppliedAdapter:
     targets: int
 
 
+Part = tuple[str, float]
+"""A version's digest and its strength: with the target they say what is added."""
 LAYERS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm)
 """Modules that an adapter can change."""
 
@@ -111,29 +113,20 @@ class TargetIndex:
 
     def deltas(self, adapters: Sequence[ActiveAdapter], *, device: torch.device) -> dict[str, Delta]:
         """Return, for each parameter that changes, its whole delta."""
-        stacks: dict[Target, list[tuple[Update, float]]] = {}
-        shifts: dict[Target, list[tuple[Tensor, float]]] = {}
-        keys: dict[Target, list[tuple[str, float]]] = {}
-        bias_keys: dict[Target, list[tuple[str, float]]] = {}
+        stacks: dict[Target, list[tuple[Part, Update]]] = {}
+        shifts: dict[Target, list[tuple[Part, Tensor]]] = {}
         for adapter in adapters:
             for target, layer in adapter.tensors.layers.items():
-                strength = adapter.strength(target)
-                if strength != 0:
-                    stacks.setdefault(target, []).append((layer, strength))
-                    keys.setdefault(target, []).append((adapter.digest, strength))
+                if strength := adapter.strength(target):
+                    stacks.setdefault(target, []).append(((adapter.digest, strength), layer))
             for target, bias in adapter.tensors.biases.items():
-                strength = adapter.strength(target)
-                if strength != 0:
-                    shifts.setdefault(target, []).append((bias, strength))
-                    bias_keys.setdefault(target, []).append((adapter.digest, strength))
+                if strength := adapter.strength(target):
+                    shifts.setdefault(target, []).append(((adapter.digest, strength), bias))
         weights = {
-            self._parameters[target]: _stacked(keys[target], stack, self._shapes[target], device)
+            self._parameters[target]: _stacked(stack, self._shapes[target], device)
             for target, stack in stacks.items()
         }
-        biases = {
-            self._biases[target]: Delta(tuple(bias_keys[target]), _summed_bias(stack, device))
-            for target, stack in shifts.items()
-        }
+        biases = {self._biases[target]: _summed_bias(stack, device) for target, stack in shifts.items()}
         return weights | biases
 
 
@@ -176,15 +169,10 @@ def _fits(layer: Update, shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _stacked(
-    key: Sequence[tuple[str, float]],
-    stack: Sequence[tuple[Update, float]],
-    shape: tuple[int, ...],
-    device: torch.device,
-) -> Delta:
+def _stacked(stack: Sequence[tuple[Part, Update]], shape: tuple[int, ...], device: torch.device) -> Delta:
     """Return the sum of the deltas of one target: one float32 product of stacked factors, and other kinds."""
-    plain = [(layer, strength) for layer, strength in stack if isinstance(layer, LowRank)]
-    others = [(layer, strength) for layer, strength in stack if not isinstance(layer, LowRank)]
+    plain = [(layer, strength) for (_, strength), layer in stack if isinstance(layer, LowRank)]
+    others = [(layer, strength) for (_, strength), layer in stack if not isinstance(layer, LowRank)]
 
     def factors() -> tuple[Tensor, Tensor]:
         scaled = [(layer, layer.scale * strength) for layer, strength in plain]
@@ -200,14 +188,18 @@ def _stacked(
         terms += [layer.delta(weight=weight, base=pristine).reshape(shape) for layer, weight in others]
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
 
-    return Delta(tuple(key), delta, None if others else factors)
+    return Delta(_key(stack), delta, None if others else factors)
 
 
-def _summed_bias(stack: Sequence[tuple[Tensor, float]], device: torch.device) -> Callable[[Tensor], Tensor]:
+def _summed_bias(stack: Sequence[tuple[Part, Tensor]], device: torch.device) -> Delta:
     def delta(pristine: Tensor) -> Tensor:
         return sum(
-            (bias.to(device).float().reshape(pristine.shape) * strength for bias, strength in stack),
+            (bias.to(device).float().reshape(pristine.shape) * strength for (_, strength), bias in stack),
             start=torch.zeros_like(pristine),
         )
 
-    return delta
+    return Delta(_key(stack), delta)
+
+
+def _key(stack: Sequence[tuple[Part, object]]) -> tuple[Part, ...]:
+    return tuple(part for part, _ in stack)

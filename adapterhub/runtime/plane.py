@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -98,7 +98,8 @@ class FusedPlane:
         try:
             if isinstance(plan, Composite):
                 together = activate(plan.composition, self._loaded)
-                self._fuse(together)
+                on_text = [replace(one, strengths={**one.strengths, "unet": 0.0}) for one in together]
+                self._fuse(on_text)  # the UNet is written before each prediction
                 with self._mean_of(plan.single):
                     yield Acting(together, lambda _: None)
             else:
@@ -121,17 +122,21 @@ class FusedPlane:
     def _mean_of(self, compositions: Sequence[Composition]) -> Generator[None]:
         """Let the UNet predict under each composition alone, and return the mean, taken in float32."""
         unet: Any = self._unet
+        alone = [
+            self._targets.deltas(activate(composition, self._loaded), device=unet.device)
+            for composition in compositions
+        ]
         forward, was_set = unet.forward, "forward" in vars(unet)
 
         def predict(*inputs: Any, **named: Any) -> Any:
             total: Any = None
             output: Any = None
-            for composition in compositions:
-                self._fuse(activate(composition, self._loaded))
+            for deltas in alone:
+                self._bank.fuse(deltas)
                 output = forward(*inputs, **named)
                 sample = output[0].float()
                 total = sample if total is None else total + sample
-            mean = (total / len(compositions)).to(output[0].dtype)
+            mean = (total / len(alone)).to(output[0].dtype)
             if isinstance(output, tuple):
                 return (mean, *output[1:])
             output.sample = mean
