@@ -8,8 +8,10 @@ AdapterHubError
 ├── SettingError             a setting of a generation makes no sense
 │   ├── EmptyPromptError
 │   ├── InvalidSizeError
+│   ├── MaskSizeError        a mask has another size than the picture
 │   └── DeviceError          a device or dtype that is not there
 ├── CompositionError         a composition in text cannot be read
+├── PlaneError               what is composed cannot act in the way that was asked for
 ├── ReplayError              a picture cannot be made again as it was
 ├── ExportBlockedError       files are in the way of an export
 └── RuntimeClosedError       a runtime was used after close
@@ -142,6 +144,21 @@ class DeviceError(SettingError):
     code = "device-unavailable"
 
 
+class MaskSizeError(SettingError):
+    """A mask has another size than the picture that it is for."""
+
+    code = "mask-size-differs"
+
+    def __init__(self, size: tuple[int, int], wanted: tuple[int, int]) -> None:
+        self.size = size
+        self.wanted = wanted
+        super().__init__(
+            "the size of a mask",
+            f"{size[0]}x{size[1]}",
+            f"the picture's is {wanted[0]}x{wanted[1]}; resize it",
+        )
+
+
 class CompositionError(AdapterHubError):
     """A composition in text cannot be read."""
 
@@ -154,6 +171,22 @@ class CompositionError(AdapterHubError):
             f'cannot read the composition "{text}": {reason}. '
             'Write it as "me/ink@prod:0.8 + me/corgi", a weight that is left out is 1.0'
         )
+
+
+class PlaneError(AdapterHubError):
+    """What is composed cannot act on the plane that was asked for, or that the base allows.
+
+    Attributes:
+        plane: `fused`, `low_rank` or `mixed`.
+        reason: Why.
+    """
+
+    code = "plane-unfit"
+
+    def __init__(self, plane: str, reason: str) -> None:
+        self.plane = plane
+        self.reason = reason
+        super().__init__(f"the {plane.replace('_', '-')} plane cannot do this: {reason}")
 
 
 class ReplayError(AdapterHubError):

@@ -1,6 +1,7 @@
 """Turn prompts into what SDXL's UNet reads, each text alone, and remember the last ones."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,18 +34,22 @@ class PromptCache:
         self._capacity = capacity
         self._entries: OrderedDict[tuple[str, str], PromptEmbedding] = OrderedDict()
 
-    def encode(self, text: str, *, text_encoder_digest: str) -> PromptEmbedding:
+    def encode(
+        self, text: str, *, text_encoder_digest: str, prepare: Callable[[], None] = lambda: None
+    ) -> PromptEmbedding:
         """Return the embedding of `text`.
 
         Args:
             text: One prompt.
             text_encoder_digest: What is composed into the text encoders now; part of the key, because the
                 same prompt means something else to other weights.
+            prepare: Called before the text encoders are, which is not if the embedding is known.
         """
         key = (text_encoder_digest, text)
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
+        prepare()
         states, _, pooled, _ = self._pipeline.encode_prompt(
             prompt=text, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
@@ -55,11 +60,16 @@ class PromptCache:
         return entry
 
     def encode_negative(
-        self, text: str | None, like: PromptEmbedding, *, text_encoder_digest: str
+        self,
+        text: str | None,
+        like: PromptEmbedding,
+        *,
+        text_encoder_digest: str,
+        prepare: Callable[[], None] = lambda: None,
     ) -> PromptEmbedding:
         """Return the negative embedding; None means zeros where the pipeline asks for them, as SDXL does."""
         if text is None and self._pipeline.config["force_zeros_for_empty_prompt"]:
             return PromptEmbedding(
                 like.states.new_zeros(like.states.shape), like.pooled.new_zeros(like.pooled.shape)
             )
-        return self.encode(text or "", text_encoder_digest=text_encoder_digest)
+        return self.encode(text or "", text_encoder_digest=text_encoder_digest, prepare=prepare)

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -14,15 +14,17 @@ from PIL import Image
 from adapterhub.bases.find import Base, find_base
 from adapterhub.bases.load import choose_device, dtype_name, load_pipeline
 from adapterhub.bases.prompts import PromptCache
-from adapterhub.errors import ArchitectureError, RuntimeClosedError
+from adapterhub.errors import ArchitectureError, EmptyPromptError, RuntimeClosedError, SettingError
 from adapterhub.formats.read import read_adapter
 from adapterhub.lora.weights import AdapterTensors
-from adapterhub.runtime.batch import Batch
+from adapterhub.runtime.active import ActivePlan, LoadedAdapter
 from adapterhub.runtime.composition import BASE, Composition
+from adapterhub.runtime.draw import OnStep, draw
 from adapterhub.runtime.environment import library_versions, processor_name
-from adapterhub.runtime.fused import text_encoder_digest
-from adapterhub.runtime.plane import FusedPlane, LoadedAdapter
-from adapterhub.runtime.records import plan_fields
+from adapterhub.runtime.planes import Planes
+from adapterhub.runtime.planner import Choice, Planner
+from adapterhub.runtime.records import plan_fields, recorded_plan
+from adapterhub.runtime.request import Batch, Request, series
 from adapterhub.runtime.residency import BUDGET_BYTES, ResidencyMetrics, ResidentSet
 from adapterhub.runtime.schedule import Plan, terms_of
 from adapterhub.runtime.schedulers import make_scheduler, recorded_scheduler, scheduler_record
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OnStep = Callable[[int, int], None]
+OnCount = Callable[[int, int], None]
+"""Called after each denoising step with (steps done, steps)."""
+Composable: TypeAlias = str | Plan | None
+"""A composition as text, a plan, or None for the base."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ class Runtime:
         self._lock = threading.RLock()
         self._registry = registry
         self._prompts = PromptCache(pipeline)
-        self._plane = FusedPlane(pipeline)
+        self._planes = Planes(pipeline)
+        self._planner = Planner()
         self._resident = ResidentSet(resident_bytes)
         self.base = base
 
@@ -124,7 +130,7 @@ class Runtime:
     @property
     def composition(self) -> Plan:
         """The active composition, empty for the base; or the schedule or `Composite` in place of one."""
-        return self._plane.plan
+        return self._planes.composed.plan
 
     @property
     def residency(self) -> ResidencyMetrics:
@@ -147,16 +153,18 @@ class Runtime:
         pipeline = self.pipeline
         return int(pipeline.unet.config["sample_size"]) * pipeline.vae_scale_factor
 
-    def compose(self, composition: str | Plan | None) -> list[Version]:
-        """Make a composition active: fuse it into the pipeline's weights, computed from the pristine ones.
+    def compose(self, composition: Composable, *, plane: str | None = None) -> list[Version]:
+        """Make a composition active, until the next call: on the fused plane in the pipeline's weights.
 
         Versions are resolved and checked first; if anything is wrong the composition stays as it was. If
-        writing the weights fails on the way, the base is active. A schedule and a `Composite` act while
-        pictures are made; between them the pipeline has the base's weights.
+        writing the weights fails on the way, the base is active. A schedule, a `Composite` and `Regions` act
+        while pictures are made; between them the pipeline has the base's weights.
 
         Args:
-            composition: `"me/ink@prod:0.8 + me/corgi"`, a `Composition`, a schedule (`Keyframes`, `Switch`),
-                a `Composite`, or None for the base, bit for bit.
+            composition: `"me/ink@prod:0.8 + me/corgi"`, a `Composition`, a schedule (`Keyframes`, `Switch`,
+                `KLora`), a `Composite`, `Regions`, `Merged`, or None for the base, bit for bit.
+            plane: `fused`, or `low_rank`, which leaves the weights alone and changes strengths faster, while
+                each step takes longer; None for the best.
 
         Returns:
             The versions, in the order of the terms.
@@ -167,23 +175,22 @@ class Runtime:
             ArchitectureError: An adapter is for another architecture.
             TargetError: An adapter changes modules that the pipeline does not have.
             NotFiniteError: An adapter holds NaN or infinity.
+            PlaneError: It cannot act on that plane.
         """
-        plan = Composition.parse(composition) if isinstance(composition, str) else composition or BASE
-        terms = list(terms_of(plan))
+        plan = _plan(composition)
         with self._lock:
             self.pipeline  # noqa: B018 - it raises if the runtime is closed
-            loaded = {
-                reference: self._load(self.registry.resolve(reference))
-                for reference in dict.fromkeys(term.reference for term in terms)
-            }
-            self._plane.apply(plan, loaded)
-            self._resident.keep({adapter.version.digest for adapter in loaded.values()})
-        return [loaded[term.reference].version for term in terms]
+            active = self._activate(plan)
+            choice = self._planner.choose([active], pictures=1, pixels=0, asked=plane)
+            self._planes.compose(active, choice.plane)
+            self._resident.keep(self._in_use())
+        return [active.loaded[term.reference].version for term in terms_of(plan)]
 
     def generate(
         self,
         prompt: str | Sequence[str],
         *,
+        composition: Composable | Sequence[Composable] | EllipsisType = ...,
         negative_prompt: str | None = None,
         seed: int | None = None,
         count: int = 1,
@@ -192,7 +199,8 @@ class Runtime:
         width: int | None = None,
         height: int | None = None,
         scheduler: str | None = None,
-        on_step: OnStep | None = None,
+        plane: str | None = None,
+        on_step: OnCount | None = None,
     ) -> GenerationResult:
         """Make pictures in one batch: `count` of each prompt.
 
@@ -201,6 +209,8 @@ class Runtime:
 
         Args:
             prompt: One prompt, or several.
+            composition: What acts on these pictures alone, or a list with one for each prompt, which are then
+                drawn in one batch, each under its own. Left out it is what `compose` made active.
             negative_prompt: What to avoid, for all; None is SDXL's zero embedding.
             seed: Seed of the first picture, 0 to 2**32 - 1; the others count up. None draws one.
             count: Pictures of each prompt.
@@ -209,6 +219,7 @@ class Runtime:
             width: Pixels, a multiple of 8; by default what the base was trained for.
             height: Likewise.
             scheduler: One of `adapterhub.runtime.schedulers.SCHEDULERS`; by default the base's own.
+            plane: `fused`, `low_rank` or `mixed`; by default the best.
             on_step: Called after each denoising step with (steps done, steps).
 
         Raises:
@@ -216,6 +227,7 @@ class Runtime:
             InvalidSizeError: A side is not a positive multiple of 8.
             SettingError: Another setting makes no sense.
             RuntimeClosedError: The runtime was closed.
+            AdapterHubError: As `compose`.
 
         Example:
             >>> with Runtime.load("mini", device="cpu") as runtime:
@@ -223,40 +235,90 @@ class Runtime:
             ...     [record.seed for record in result.records]
             [7, 8]
         """
-        batch = Batch.of(
-            [prompt] if isinstance(prompt, str) else list(prompt),
-            seed=seed,
-            count=count,
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise EmptyPromptError
+        plans: list[Plan | None]
+        if isinstance(composition, EllipsisType):
+            plans = [None] * len(prompts)
+        elif isinstance(composition, Sequence) and not isinstance(composition, str):
+            plans = [_plan(one) for one in composition]
+            if len(plans) != len(prompts):
+                rule = f"there must be {len(prompts)}, one for each prompt"
+                raise SettingError("the number of compositions", len(plans), rule)
+        else:
+            plans = [_plan(composition)] * len(prompts)
+        asked = Request(
+            "",
             negative_prompt=negative_prompt,
+            seed=seed,
             steps=steps,
             guidance_scale=guidance_scale,
-            width=self.default_size if width is None else width,
-            height=self.default_size if height is None else height,
+            width=width,
+            height=height,
+            scheduler=scheduler,
+            plane=plane,
         )
+        counted = None if on_step is None else lambda step: on_step(step.done, step.steps)
+        return self.run(series(asked, prompts, plans, count), on_step=counted)
+
+    def run(self, requests: Sequence[Request], *, on_step: OnStep | None = None) -> GenerationResult:
+        """Make the pictures of requests that have all settings in common but prompts, seeds and compositions.
+
+        They are one batch, unless their compositions have to act apart.
+
+        Args:
+            requests: At least one.
+            on_step: Called after each step of each batch; an exception that it raises ends the call.
+
+        Raises:
+            AdapterHubError: As `generate`.
+        """
+        completed = [request.completed(self.default_size) for request in requests]
+        for request in completed:
+            if request.shared != completed[0].shared:
+                raise SettingError("a batch", len(completed), "its requests must share all other settings")
         with self._lock:
             own = self.pipeline.scheduler
-            chosen = own if scheduler is None else make_scheduler(scheduler, own.config)
-            images = self._run(batch, chosen, on_step)
-            records = [self._record(batch, row, chosen) for row in range(len(images))]
-        return GenerationResult(images, records)
+            name = completed[0].scheduler
+            scheduler = own if name is None else make_scheduler(name, own.config)
+            plans = self._plans_of(completed)
+            made: dict[int, tuple[Image.Image, GenerationRecord]] = {}
+            for rows, choice in self._batches(completed, plans):
+                batch = Batch(tuple(completed[row] for row in rows))
+                chosen = [plans[row] for row in rows]
+                pictures = self._draw(batch, chosen, choice, scheduler, on_step=on_step)
+                made |= dict(zip(rows, pictures, strict=True))
+                self._resident.keep(self._in_use())
+        return GenerationResult(
+            [made[row][0] for row in sorted(made)], [made[row][1] for row in sorted(made)]
+        )
 
-    def reproduce(self, record: GenerationRecord, *, on_step: OnStep | None = None) -> GenerationResult:
+    def reproduce(self, record: GenerationRecord, *, on_step: OnCount | None = None) -> GenerationResult:
         """Make the picture of a record again, in a batch of the recorded shape and at the recorded row.
 
         The other rows of the batch are filled with the same picture: they decide nothing but the shape.
         `adapterhub.replay` also restores the base, the dtype and the threads, and compares.
+
+        Raises:
+            ValueError: The record says nothing that makes sense of what was composed.
+            AdapterHubError: As `compose`.
         """
         batch = Batch.like(record)
+        plan = recorded_plan(record)
+        counted = None if on_step is None else lambda step: on_step(step.done, step.steps)
         with self._lock:
             scheduler = recorded_scheduler(record.scheduler, self.pipeline.scheduler)
-            images = self._run(batch, scheduler, on_step)
-            made = self._record(batch, record.batch_row, scheduler)
-        return GenerationResult([images[record.batch_row]], [made])
+            plans = [self._activate(plan)] * len(batch)
+            choice = Choice("fused" if record.plane == "base" else record.plane, record.plane_reason)
+            made = self._draw(batch, plans, choice, scheduler, rank=record.plane_rank, on_step=counted)
+        image, again = made[record.batch_row]
+        return GenerationResult([image], [again])
 
     def close(self) -> None:
         """Put the base's weights back and let go of the pipeline; closing twice is allowed."""
         with self._lock:
-            self._plane.restore()
+            self._planes.restore()
             self._pipeline = None
 
     def __enter__(self) -> "Runtime":
@@ -276,57 +338,98 @@ class Runtime:
 
         def read() -> AdapterTensors:
             tensors = read_adapter(self.registry.payload(version))
-            self._plane.check(version.reference, tensors)
+            self._planes.check(version.reference, tensors)
             tensors.require_finite(version.reference)
             return tensors
 
         return LoadedAdapter(version, self._resident.get(version.digest, read))
 
-    def _run(self, batch: Batch, scheduler: Any, on_step: OnStep | None) -> list[Image.Image]:
-        pipeline = self.pipeline
-        with self._plane.acting(batch.steps) as acting:
-            digest = text_encoder_digest(acting.on_text)
-            positive = [self._prompts.encode(text, text_encoder_digest=digest) for text in batch.prompts]
-            negative = [
-                self._prompts.encode_negative(batch.negative_prompt, entry, text_encoder_digest=digest)
-                for entry in positive
-            ]
-
-            def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-                acting.after_step(step)
-                if on_step is not None:
-                    on_step(step + 1, batch.steps)
-                return tensors
-
-            # diffusers annotates the callback and the result with other types than it takes and gives.
-            call: Any = pipeline
-            own, pipeline.scheduler = pipeline.scheduler, scheduler
-            try:
-                output = call(
-                    prompt_embeds=torch.cat([entry.states for entry in positive]),
-                    pooled_prompt_embeds=torch.cat([entry.pooled for entry in positive]),
-                    negative_prompt_embeds=torch.cat([entry.states for entry in negative]),
-                    negative_pooled_prompt_embeds=torch.cat([entry.pooled for entry in negative]),
-                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in batch.seeds],
-                    num_inference_steps=batch.steps,
-                    guidance_scale=batch.guidance_scale,
-                    width=batch.width,
-                    height=batch.height,
-                    callback_on_step_end=after_step,
-                )
-            finally:
-                pipeline.scheduler = own
-        return output.images
-
-    def _record(self, batch: Batch, row: int, scheduler: Any) -> GenerationRecord:
-        return GenerationRecord(
-            base=BaseRecord(self.base.name, self.base.architecture, self.base.identity),
-            scheduler=scheduler_record(scheduler),
-            device=self.device.type,
-            processor=processor_name(self.device),
-            dtype=dtype_name(self.dtype),
-            threads=torch.get_num_threads(),
-            versions=library_versions(),
-            **plan_fields(self._plane.plan, self._plane.loaded),
-            **batch.fields(row),
+    def _activate(self, plan: Plan) -> ActivePlan:
+        """Resolve a plan's versions, and read and check its adapters."""
+        references = dict.fromkeys(term.reference for term in terms_of(plan))
+        return ActivePlan(
+            plan, {reference: self._load(self.registry.resolve(reference)) for reference in references}
         )
+
+    def _plans_of(self, requests: Sequence[Request]) -> list[ActivePlan]:
+        """Return what acts on each request; equal plans are one object."""
+        found: list[tuple[Plan, ActivePlan]] = []
+        plans: list[ActivePlan] = []
+        for request in requests:
+            if request.composition is None:
+                plans.append(self._planes.composed)
+                continue
+            known = next((active for plan, active in found if plan == request.composition), None)
+            if known is None:
+                known = self._activate(request.composition)
+                found.append((request.composition, known))
+            plans.append(known)
+        return plans
+
+    def _batches(
+        self, requests: Sequence[Request], plans: Sequence[ActivePlan]
+    ) -> list[tuple[list[int], Choice]]:
+        """Return the rows of each batch, and where its plans act."""
+        rows: dict[int, list[int]] = {}
+        for row, plan in enumerate(plans):
+            rows.setdefault(id(plan), []).append(row)
+        first = requests[0]
+        size = {"pictures": len(requests), "pixels": (first.width or 0) * (first.height or 0)}
+        different = [plans[group[0]] for group in rows.values()]
+        asked = first.plane
+        if asked is None and different == [self._planes.composed] and self._planes.plane != "fused":
+            asked = self._planes.plane
+        choice = self._planner.choose(different, **size, asked=asked)
+        if choice.together:
+            return [([*range(len(requests))], choice)]
+        asked = None if asked == "mixed" else asked
+        return [
+            (group, self._planner.choose([plans[group[0]]], **size, asked=asked)) for group in rows.values()
+        ]
+
+    def _draw(
+        self,
+        batch: Batch,
+        plans: Sequence[ActivePlan],
+        choice: Choice,
+        scheduler: Any,
+        *,
+        rank: int = 0,
+        on_step: OnStep | None,
+    ) -> list[tuple[Image.Image, GenerationRecord]]:
+        drawn = draw(
+            self.pipeline,
+            batch,
+            plans if choice.plane == "mixed" else plans[:1],
+            planes=self._planes,
+            plane=choice.plane,
+            prompts=self._prompts,
+            scheduler=scheduler,
+            rank=rank,
+            on_step=on_step,
+        )
+        self._planner.observe(choice.plane, len(batch), batch.width * batch.height, drawn.step_seconds)
+        is_base = choice.plane == "fused" and plans[0].plan == BASE
+        shared = {
+            "base": BaseRecord(self.base.name, self.base.architecture, self.base.identity),
+            "scheduler": scheduler_record(scheduler),
+            "device": self.device.type,
+            "processor": processor_name(self.device),
+            "dtype": dtype_name(self.dtype),
+            "threads": torch.get_num_threads(),
+            "plane": "base" if is_base else choice.plane,
+            "plane_reason": "" if is_base else choice.why,
+            "plane_rank": drawn.rank,
+            "versions": library_versions(),
+        }
+        return [
+            (image, GenerationRecord(**shared, **plan_fields(plans[row]), **batch.fields(row)))
+            for row, image in enumerate(drawn.images)
+        ]
+
+    def _in_use(self) -> set[str]:
+        return {adapter.version.digest for adapter in self._planes.composed.loaded.values()}
+
+
+def _plan(composition: Composable) -> Plan:
+    return Composition.parse(composition) if isinstance(composition, str) else composition or BASE

@@ -3,36 +3,37 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapterhub.runtime.active import ActivePlan, activate, applied
 from adapterhub.runtime.composition import BASE, Composition, Term
-from adapterhub.runtime.fused import applied
-from adapterhub.runtime.plane import Loaded, activate
-from adapterhub.runtime.schedule import Composite, Keyframes, Plan, Switch, terms_of
+from adapterhub.runtime.regions import Area, Regions, recorded_area
+from adapterhub.runtime.schedule import Composite, Keyframes, KLora, Merged, Plan, Switch, terms_of
 from adapterhub_registry.record import GenerationRecord
 from adapterhub_registry.references import Reference, parse_reference
 
 
-def plan_fields(plan: Plan, loaded: Loaded) -> dict[str, Any]:
-    """Return the fields of a record that say what was composed: `plane`, `composition` and `schedule`.
+def plan_fields(active: ActivePlan) -> dict[str, Any]:
+    """Return the fields of a record that say what was composed: `composition` and `schedule`.
 
     Under keyframes `composition` holds each adapter once, and the keyframes their strengths.
     """
-    if plan == BASE:
-        return {}
+    plan, loaded = active.plan, active.loaded
+    terms = list(terms_of(plan))
     schedule: dict[str, Any] = {}
-    if isinstance(plan, Composition):
-        active = plan
-    elif isinstance(plan, Keyframes):
-        first = {term.reference: term for term in reversed(list(terms_of(plan)))}
-        active = Composition(tuple(reversed(first.values())))
+    if isinstance(plan, Keyframes):
+        terms = list({term.reference: term for term in reversed(terms)}.values())[::-1]
         points = [[place, applied(activate(composition, loaded))] for place, composition in plan.points]
         schedule = {"kind": "keyframes", "points": points}
     elif isinstance(plan, Switch):
-        active = plan.composition
         schedule = {"kind": "switch", "every": plan.every, "order": plan.order}
-    else:
-        active = plan.composition
+    elif isinstance(plan, KLora):
+        schedule = {"kind": "klora", "alpha": plan.alpha, "beta": plan.beta}
+    elif isinstance(plan, Merged):
+        schedule = {"kind": "merged", "method": plan.method, "settings": dict(plan.settings)}
+    elif isinstance(plan, Composite):
         schedule = {"kind": "composite"}
-    return {"plane": "fused", "composition": applied(activate(active, loaded)), "schedule": schedule}
+    elif isinstance(plan, Regions):
+        schedule = {"kind": "regions", "parts": plan.record()}
+    return {"composition": applied(activate(Composition(tuple(terms)), loaded)), "schedule": schedule}
 
 
 def recorded_plan(record: GenerationRecord) -> Plan:
@@ -42,18 +43,35 @@ def recorded_plan(record: GenerationRecord) -> Plan:
         ValueError: It says nothing that makes sense.
     """
     try:
-        composition, schedule = _composition(record.composition), record.schedule
-        if not schedule:
-            return composition
-        if schedule["kind"] == "switch":
-            return Switch(composition, schedule["every"], schedule["order"])
-        if schedule["kind"] == "composite":
-            return Composite(composition)
-        if schedule["kind"] == "keyframes":
-            return Keyframes(tuple((place, _composition(entries)) for place, entries in schedule["points"]))
+        return _plan(_composition(record.composition), record.schedule)
     except (LookupError, TypeError, AttributeError) as exc:
         raise ValueError(f"names what was composed in another way than it should ({exc!r})") from exc
-    raise ValueError(f'names a schedule of the kind "{schedule["kind"]}", which this release does not know')
+
+
+def _plan(composition: Composition, schedule: Mapping[str, Any]) -> Plan:
+    if not schedule:
+        return composition
+    match schedule["kind"]:
+        case "switch":
+            return Switch(composition, schedule["every"], schedule["order"])
+        case "klora":
+            return KLora(composition, schedule["alpha"], schedule["beta"])
+        case "merged":
+            return Merged(composition, schedule["method"], schedule["settings"])
+        case "composite":
+            return Composite(composition)
+        case "keyframes":
+            return Keyframes(tuple((place, _composition(entries)) for place, entries in schedule["points"]))
+        case "regions":
+            parts: list[tuple[Composition, Area | None]] = []
+            rest = composition.terms
+            for part in schedule["parts"]:
+                count = part["adapters"]
+                parts.append((Composition(rest[:count]), recorded_area(part)))
+                rest = rest[count:]
+            return Regions(tuple(parts))
+        case kind:
+            raise ValueError(f'names a schedule of the kind "{kind}", which this release does not know')
 
 
 def _composition(entries: Sequence[Mapping[str, Any]]) -> Composition:
@@ -62,4 +80,4 @@ def _composition(entries: Sequence[Mapping[str, Any]]) -> Composition:
         named = parse_reference(entry["reference"])
         reference = Reference(named.namespace, named.name, entry["digest"])
         terms.append(Term(reference, 1.0, entry["strengths"], entry.get("blocks", "")))
-    return Composition(tuple(terms))
+    return Composition(tuple(terms)) if terms else BASE

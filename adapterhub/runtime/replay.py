@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 
 from adapterhub.bases.find import find_base
 from adapterhub.errors import RecordError, ReplayError
-from adapterhub.runtime.engine import OnStep, Runtime
+from adapterhub.runtime.engine import OnCount, Runtime
 from adapterhub.runtime.records import recorded_plan
 from adapterhub_registry.record import GenerationRecord, read_record
 from adapterhub_registry.store import Registry
@@ -32,7 +32,7 @@ class ReplayResult:
     differences: Mapping[str, tuple[object, object]]
 
 
-def replay(path: Path, *, registry: Registry | None = None, on_step: OnStep | None = None) -> ReplayResult:
+def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | None = None) -> ReplayResult:
     """Make the picture at `path` again.
 
     Base, adapters, dtype, threads, batch shape and row are taken from the record.
@@ -63,7 +63,7 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnStep | No
     """
     record = read_record(path)
     try:
-        plan = recorded_plan(record)
+        recorded_plan(record)
     except ValueError as exc:
         raise RecordError(path, f"carries a record that cannot be read: it {exc}") from exc
     base = find_base(record.base.name)
@@ -77,7 +77,6 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnStep | No
     try:
         loaded = Runtime.load(base, registry=registry, device=record.device, dtype=record.dtype)
         with loaded as runtime:
-            runtime.compose(plan)
             result = runtime.reproduce(record, on_step=on_step)
     finally:
         torch.set_num_threads(threads)

@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from adapterhub.errors import SettingError
+from adapterhub.lora.merge_recipe import METHODS
 from adapterhub.runtime.composition import Composition, Term
+from adapterhub.runtime.regions import Regions
 from adapterhub_registry.references import Reference
 
 ORDERS = ("even", "reference")
+MERGE_METHODS = (*METHODS, "knots")
+MERGE_SETTINGS = frozenset({"rank", "energy", "density", "drop", "t", "space", "normalize", "seed"})
 
 
 @dataclass(frozen=True)
@@ -135,26 +139,81 @@ class Composite:
         return tuple(Composition((term,)) for term in self.composition.terms)
 
 
-Schedule: TypeAlias = Keyframes | Switch
-Plan: TypeAlias = Composition | Schedule | Composite
-"""What `Runtime.compose` takes."""
+@dataclass(frozen=True)
+class KLora:
+    """In each layer and step either the content or the style: K-LoRA (Ouyang et al. 2025, arXiv 2502.18461).
 
+    Of both updates of a layer the sums of the largest entries are compared; the style's is scaled by
+    `alpha * t + beta`, where t is the part of the steps that is done, and by the ratio of all entries. So
+    content leads at first, and style later. Layers that only one of them changes are changed all the time.
 
-def segments(schedule: Schedule, steps: int) -> list[tuple[int, Composition]]:
-    """Return the steps at which something changes, with what is active from there on.
+    Attributes:
+        composition: Two adapters: content, then style.
+        alpha: The paper's 1.5.
+        beta: The paper's 0.5.
 
-    Example:
-        >>> from adapterhub.runtime.composition import Composition
-        >>> switch = Switch(Composition.parse("me/ink + me/corgi"), every=3, order="reference")
-        >>> [(step, str(composition)) for step, composition in segments(switch, 8)]
-        [(0, 'me/ink:1.0'), (4, 'me/corgi:1.0'), (7, 'me/ink:1.0')]
+    Raises:
+        SettingError: There are not two different adapters, or a number is negative or not finite.
     """
-    found: list[tuple[int, Composition]] = []
-    for step in range(steps):
-        composition = schedule.at(step, steps)
-        if not found or found[-1][1] != composition:
-            found.append((step, composition))
-    return found
+
+    composition: Composition
+    alpha: float = 1.5
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        references = {term.reference for term in self.composition.terms}
+        if len(self.composition.terms) != 2 or len(references) != 2:
+            raise SettingError(
+                "the number of adapters to choose from", len(references), "it must be 2: content, style"
+            )
+        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
+            if not (math.isfinite(value) and value >= 0):
+                raise SettingError(name, value, "it must be finite, and at least 0")
+
+    @property
+    def compositions(self) -> tuple[Composition, ...]:
+        """All that may be active."""
+        return (self.composition,)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """One adapter made of several by a method of `adapterhub.merge`, in memory, and fused.
+
+    Attributes:
+        composition: The adapters, each with its strength.
+        method: As `adapterhub.lora.merge.merge` names them, for example `ties` or `dare_linear`.
+        settings: Of the method, as `adapterhub.lora.merge.merge` takes them: `density`, `drop`, `rank`, ...
+
+    Raises:
+        SettingError: There is no adapter, or no such method or setting.
+    """
+
+    composition: Composition
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if not self.composition.terms:
+            raise SettingError("the number of adapters to merge", 0, "there must be at least one")
+        if self.method not in MERGE_METHODS:
+            raise SettingError(
+                "the merge method", self.method, f"it must be one of {', '.join(MERGE_METHODS)}"
+            )
+        unknown = sorted(self.settings.keys() - MERGE_SETTINGS)
+        if unknown:
+            rule = f"there are {', '.join(sorted(MERGE_SETTINGS))}"
+            raise SettingError("a setting of the merge", unknown[0], rule)
+
+    @property
+    def compositions(self) -> tuple[Composition, ...]:
+        """All that may be active."""
+        return (self.composition,)
+
+
+Schedule: TypeAlias = Keyframes | Switch | KLora
+Plan: TypeAlias = Composition | Schedule | Composite | Merged | Regions
+"""What `Runtime.compose` takes."""
 
 
 def terms_of(plan: Plan) -> Iterator[Term]:

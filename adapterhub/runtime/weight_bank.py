@@ -60,6 +60,15 @@ class WeightBank:
         """Bytes that the pristine copies take."""
         return sum(copy.numel() * copy.element_size() for copy in self._pristine.values())
 
+    def pristine(self, name: str) -> Tensor:
+        """Return the base's value of a parameter; not to be written to.
+
+        Raises:
+            KeyError: The name is no parameter of the bank.
+        """
+        present = self._parameters[name].detach()
+        return self._pristine.get(name, present) if name in self._fused else present
+
     def fuse(self, deltas: Mapping[str, Delta]) -> None:
         """Make every parameter `round(pristine + delta)`, and those without a delta pristine.
 

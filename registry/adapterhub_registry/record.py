@@ -49,6 +49,8 @@ class GenerationRecord:
         batch_size: Pictures that were made in one go; kernels differ between sizes.
         batch_row: Which of them this one is, from 0.
         plane: How adapters were applied; `base` means none.
+        plane_reason: Why they were applied so.
+        plane_rank: To which the mixed plane padded all factors; 0 for none.
         composition: The active adapters; empty for the base.
         schedule: How they took turns or changed; empty if all acted together in every step.
         versions: Versions of the libraries that compute.
@@ -70,6 +72,8 @@ class GenerationRecord:
     batch_size: int
     batch_row: int
     plane: str = "base"
+    plane_reason: str = ""
+    plane_rank: int = 0
     composition: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     schedule: dict[str, Any] = field(default_factory=dict[str, Any])
     versions: dict[str, str] = field(default_factory=dict[str, str])

@@ -13,7 +13,7 @@ from adapterhub.errors import BlockWeightsError, RecordError, SettingError
 from adapterhub.runtime.composition import BASE, Composition
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.replay import replay
-from adapterhub.runtime.schedule import Composite, Keyframes, Plan, Switch, segments
+from adapterhub.runtime.schedule import Composite, Keyframes, Plan, Switch
 from adapterhub_registry.record import png_with_record, read_record
 from adapterhub_registry.store import Registry
 from tests.adapterhub.runtime.conftest import ADAPTERS, random_adapter, weights
@@ -249,10 +249,3 @@ def test_blocks_that_cannot_be_read_are_refused_when_it_is_composed(runtime: Run
         with pytest.raises(BlockWeightsError):
             runtime.compose(plan)
     assert runtime.composition == BASE
-
-
-def test_segments_begin_where_something_changes() -> None:
-    one, two = Composition.parse("me/ink"), Composition.parse("me/corgi")
-    assert segments(Keyframes(((0, one),)), 9) == [(0, one)]
-    assert segments(Keyframes(((2, one), (2, two))), 5) == [(0, one), (2, two)]
-    assert [step for step, _ in segments(Switch(Composition((*one.terms, *two.terms)), 4), 11)] == [0, 4, 8]

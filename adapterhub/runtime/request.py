@@ -1,0 +1,157 @@
+"""What is asked for: one picture with all its settings, a value."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adapterhub.errors import InvalidSizeError, SettingError
+from adapterhub.runtime.schedule import Plan
+from adapterhub_registry.record import GenerationRecord
+
+SIZE_MULTIPLE = 8  # diffusers' SDXL pipeline refuses other sizes
+HIGHEST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to make.
+
+    Attributes:
+        prompt: What to draw.
+        composition: What acts while it is made; None is what `Runtime.compose` made active.
+        negative_prompt: What to avoid; None is SDXL's zero embedding.
+        seed: Of the starting noise; None draws one.
+        steps: Denoising steps.
+        guidance_scale: Classifier-free guidance; 1 or less turns it off.
+        width: Pixels, a multiple of 8; None for what the base was trained for.
+        height: Likewise.
+        scheduler: One of `adapterhub.runtime.schedulers.SCHEDULERS`; None for the base's own.
+        plane: `fused`, `low_rank` or `mixed`; None for the best.
+    """
+
+    prompt: str
+    composition: Plan | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    steps: int = 30
+    guidance_scale: float = 5.0
+    width: int | None = None
+    height: int | None = None
+    scheduler: str | None = None
+    plane: str | None = None
+
+    def completed(self, default_size: int) -> "Request":
+        """Return it with a seed and a size.
+
+        Raises:
+            InvalidSizeError: A side is not a positive multiple of 8.
+            SettingError: Another setting makes no sense.
+        """
+        if self.steps < 1:
+            raise SettingError("the number of steps", self.steps, "it must be at least 1")
+        if self.seed is not None and not 0 <= self.seed <= HIGHEST_SEED:
+            raise SettingError(
+                "the seed", self.seed, "it must be from 0 to 2**32 - 1, with room for all pictures"
+            )
+        if not 0 <= self.guidance_scale <= 1000:
+            raise SettingError("the guidance scale", self.guidance_scale, "it must be from 0 to 1000")
+        width = default_size if self.width is None else self.width
+        height = default_size if self.height is None else self.height
+        if min(width, height) < SIZE_MULTIPLE or width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
+            raise InvalidSizeError(width, height, SIZE_MULTIPLE)
+        seed = secrets.randbelow(HIGHEST_SEED + 1) if self.seed is None else self.seed
+        return replace(self, seed=seed, width=width, height=height)
+
+    @property
+    def shared(self) -> tuple[Any, ...]:
+        """What all pictures of one batch have in common."""
+        return (self.steps, self.guidance_scale, self.width, self.height, self.scheduler, self.plane)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Completed requests that are made in one go, and what they share."""
+
+    requests: tuple[Request, ...]
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    @property
+    def seeds(self) -> list[int]:
+        """One for each picture."""
+        return [request.seed or 0 for request in self.requests]
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps."""
+        return self.requests[0].steps
+
+    @property
+    def guidance_scale(self) -> float:
+        """Classifier-free guidance."""
+        return self.requests[0].guidance_scale
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self.requests[0].width or 0
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self.requests[0].height or 0
+
+    @classmethod
+    def like(cls, record: GenerationRecord) -> "Batch":
+        """Make a batch of the recorded shape in which every picture is the recorded one."""
+        request = Request(
+            prompt=record.prompt,
+            negative_prompt=record.negative_prompt,
+            seed=record.seed,
+            steps=record.steps,
+            guidance_scale=record.guidance_scale,
+            width=record.width,
+            height=record.height,
+        )
+        return cls((request,) * record.batch_size)
+
+    def fields(self, row: int) -> dict[str, Any]:
+        """Return what a record says of one picture."""
+        request = self.requests[row]
+        return {
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "seed": request.seed,
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "width": self.width,
+            "height": self.height,
+            "batch_size": len(self.requests),
+            "batch_row": row,
+        }
+
+
+def series(
+    request: Request, prompts: Sequence[str], plans: Sequence[Plan | None], count: int
+) -> list[Request]:
+    """Return `count` requests for each prompt with its plan, whose seeds count up from the request's.
+
+    Raises:
+        SettingError: The count is below 1, or the seeds leave their range.
+    """
+    if count < 1:
+        raise SettingError("the count", count, "it must be at least 1")
+    total = len(prompts) * count
+    highest = HIGHEST_SEED + 1 - total
+    if request.seed is not None and not 0 <= request.seed <= highest:
+        raise SettingError(
+            "the seed", request.seed, "it must be from 0 to 2**32 - 1, with room for all pictures"
+        )
+    first = secrets.randbelow(highest + 1) if request.seed is None else request.seed
+    pairs = [pair for pair in zip(prompts, plans, strict=True) for _ in range(count)]
+    return [
+        replace(request, prompt=prompt, composition=plan, seed=first + number)
+        for number, (prompt, plan) in enumerate(pairs)
+    ]
