@@ -24,6 +24,7 @@ from adapterhub.runtime.environment import library_versions, processor_name
 from adapterhub.runtime.planes import Planes
 from adapterhub.runtime.planner import Choice, Planner
 from adapterhub.runtime.records import plan_fields, recorded_plan
+from adapterhub.runtime.regions import Regions
 from adapterhub.runtime.request import Batch, Request, series
 from adapterhub.runtime.residency import BUDGET_BYTES, ResidencyMetrics, ResidentSet
 from adapterhub.runtime.schedule import Plan, terms_of
@@ -276,6 +277,8 @@ class Runtime:
         """
         completed = [request.completed(self.default_size) for request in requests]
         for request in completed:
+            if isinstance(request.composition, Regions):
+                request.composition.check_size(request.width or 0, request.height or 0)
             if request.shared != completed[0].shared:
                 raise SettingError("a batch", len(completed), "its requests must share all other settings")
         with self._lock:
