@@ -5,6 +5,7 @@ AdapterHubError
 ├── NotAPipelineError        a directory is no SDXL pipeline
 ├── MissingComponentError    a pipeline lacks one of its parts
 ├── BaseLoadError            the weights cannot be loaded
+├── PipelineRefusedError     a loaded pipeline cannot be wrapped
 ├── SettingError             a setting of a generation makes no sense
 │   ├── EmptyPromptError
 │   ├── InvalidSizeError
@@ -98,6 +99,17 @@ class BaseLoadError(AdapterHubError):
         self.path = path
         self.reason = reason
         super().__init__(f"cannot load {path}: {reason}. Download or export the base again")
+
+
+class PipelineRefusedError(AdapterHubError):
+    """A pipeline that somebody else loaded cannot be used."""
+
+    code = "pipeline-refused"
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self.kind = kind
+        self.reason = reason
+        super().__init__(f"this {kind} cannot be wrapped: {reason}")
 
 
 class SettingError(AdapterHubError):

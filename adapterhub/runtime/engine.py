@@ -14,6 +14,7 @@ from PIL import Image
 from adapterhub.bases.find import Base, find_base
 from adapterhub.bases.load import choose_device, dtype_name, load_pipeline
 from adapterhub.bases.prompts import PromptCache
+from adapterhub.bases.wrapped import base_of
 from adapterhub.errors import ArchitectureError, EmptyPromptError, RuntimeClosedError, SettingError
 from adapterhub.formats.read import read_adapter
 from adapterhub.lora.weights import AdapterTensors
@@ -113,6 +114,41 @@ class Runtime:
         found = base if isinstance(base, Base) else find_base(base)
         pipeline = load_pipeline(found, device=device, dtype=dtype)
         return cls(pipeline, found, registry=registry, resident_bytes=resident_bytes)
+
+    @classmethod
+    def wrap(
+        cls,
+        pipeline: "StableDiffusionXLPipeline",
+        *,
+        base: str | Path | Base | None = None,
+        registry: Registry | None = None,
+        resident_bytes: int = BUDGET_BYTES,
+    ) -> "Runtime":
+        """Take a pipeline that was loaded elsewhere, and give it back by `close` as it came.
+
+        Args:
+            pipeline: With SDXL's parts, and without layers of PEFT.
+            base: What it was loaded from, for records that can be replayed; by default they say `wrapped`.
+            registry: See `load`.
+            resident_bytes: See `load`.
+
+        Raises:
+            PipelineRefusedError: A part is missing, or carries layers of PEFT.
+
+        Example:
+            >>> from adapterhub.bases.load import load_pipeline
+            >>> mine = load_pipeline(find_base("mini"), device="cpu", dtype="float32")
+            >>> with Runtime.wrap(mine) as runtime:
+            ...     runtime.base.architecture, runtime.pipeline is mine
+            ('mini', True)
+        """
+        wrapped = base_of(pipeline)
+        if base is not None:
+            found = base if isinstance(base, Base) else find_base(base)
+            if found.architecture != wrapped.architecture:
+                raise ArchitectureError(found.architecture, wrapped.architecture)
+            wrapped = found
+        return cls(pipeline, wrapped, registry=registry, resident_bytes=resident_bytes)
 
     @property
     def pipeline(self) -> "StableDiffusionXLPipeline":

@@ -53,15 +53,18 @@ class Planes:
     Args:
         pipeline: Its UNet and text encoders are changed.
         is_writable: Whether the UNet's weights can be rewritten; those of a quantized one cannot.
+        policy: Where pristine weights lie; see `WeightBank`.
     """
 
-    def __init__(self, pipeline: "StableDiffusionXLPipeline", *, is_writable: bool = True) -> None:
+    def __init__(
+        self, pipeline: "StableDiffusionXLPipeline", *, is_writable: bool = True, policy: str = "gpu"
+    ) -> None:
         components: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in COMPONENTS}
         self._pipeline: Any = pipeline
         self._unet: Any = pipeline.unet
         self.is_writable = is_writable
         self.targets = TargetIndex(components)
-        self.fused = FusedPlane(components, self.targets)
+        self.fused = FusedPlane(components, self.targets, policy=policy)
         self._low_rank = LowRankPlane(self.targets, self._pristine, pipeline.unet.dtype)
         self._regions = RegionPlane(self._low_rank, self.targets, pipeline.unet)
         self.composed = ActivePlan()

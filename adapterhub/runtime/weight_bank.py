@@ -1,11 +1,14 @@
 """The pristine weights: every composition is computed from them, and the base comes back bit for bit."""
 
+import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
+
+from adapterhub.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Delta:
     factors: Callable[[], tuple[Tensor, Tensor]] | None = None
 
 
+POLICIES = ("gpu", "pinned", "mmap")
+"""Where pristine copies lie: beside the parameters, in pinned host memory, or in a file that is mapped."""
 SCRATCH = {"cpu": 1 << 18}
 """Numbers that are written at a time: on a CPU what its caches hold, elsewhere whole parameters."""
 
@@ -37,9 +42,20 @@ class WeightBank:
 
     Args:
         modules: The components to write to, by name; parameters are called `component.path.of.parameter`.
+        policy: One of `POLICIES`. `gpu` is the fastest, and takes as much again as the parameters that are
+            ever touched; `pinned` saves the device's memory; `mmap` also that of the host, which may write the
+            copies to disk (a nameless file).
+
+    Raises:
+        SettingError: There is no such policy.
     """
 
-    def __init__(self, modules: Mapping[str, Module]) -> None:
+    def __init__(self, modules: Mapping[str, Module], *, policy: str = "gpu") -> None:
+        if policy not in POLICIES:
+            raise SettingError(
+                "where pristine weights lie", policy, f"it must be one of {', '.join(POLICIES)}"
+            )
+        self._policy = policy
         self._parameters: dict[str, Parameter] = {
             f"{component}.{name}": parameter
             for component, module in modules.items()
@@ -69,6 +85,10 @@ class WeightBank:
         present = self._parameters[name].detach()
         return self._pristine.get(name, present) if name in self._fused else present
 
+    def bits(self, name: str) -> int:
+        """Return the size of a parameter's numbers."""
+        return 8 * self._parameters[name].element_size()
+
     def fuse(self, deltas: Mapping[str, Delta]) -> None:
         """Make every parameter `round(pristine + delta)`, and those without a delta pristine.
 
@@ -93,11 +113,11 @@ class WeightBank:
                         continue
                     self._fused[name] = None  # neither the base nor whole
                     if name not in self._pristine:
-                        self._pristine[name] = parameter.detach().clone()
+                        self._pristine[name] = self._copy(parameter.detach())
                     if delta.factors is not None and parameter.is_contiguous():
                         self._write_product(parameter, self._pristine[name], *delta.factors())
                     else:
-                        pristine = self._pristine[name].float()
+                        pristine = self._pristine[name].to(parameter.device).float()
                         parameter.copy_(pristine + delta.compute(pristine))
                     self._fused[name] = delta.key, parameter._version
         except BaseException:
@@ -108,6 +128,17 @@ class WeightBank:
         """Give every parameter its pristine bits back."""
         with torch.no_grad():
             self._write_pristine(list(self._fused))
+
+    def _copy(self, value: Tensor) -> Tensor:
+        """Copy a parameter to where pristine values lie; strides stay."""
+        if self._policy == "gpu":
+            return value.clone()
+        if self._policy == "pinned":
+            copy = value.to("cpu", copy=True)
+            return copy.pin_memory() if value.device.type == "cuda" else copy
+        with tempfile.NamedTemporaryFile() as file:
+            flat = torch.from_file(file.name, shared=True, size=value.numel(), dtype=value.dtype)
+        return flat.view(value.shape).copy_(value)
 
     def _write_product(self, parameter: Parameter, pristine: Tensor, up: Tensor, down: Tensor) -> None:
         """Write `pristine + up @ down`, some rows at a time, in a scratch that is used again and again."""

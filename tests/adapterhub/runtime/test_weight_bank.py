@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapterhub.runtime.weight_bank import SCRATCH, Delta, WeightBank
+from adapterhub.errors import SettingError
+from adapterhub.runtime.weight_bank import POLICIES, SCRATCH, Delta, WeightBank
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -113,3 +114,28 @@ def test_a_product_is_written_in_parts_with_one_rounding(
     assert weight.is_contiguous(memory_format=layout)
     bank.restore()
     assert torch.equal(weight, pristine)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wherever_pristine_copies_lie_the_bits_are_the_same(dtype: torch.dtype, policy: str) -> None:
+    model, plain = small_model(dtype), small_model(dtype)
+    pristine = {name: p.detach().clone() for name, p in model.named_parameters()}
+    bank, reference = WeightBank({"unet": model}, policy=policy), WeightBank({"unet": plain})
+    up, down = torch.randn(8, 2), torch.randn(2, 12)
+    deltas = {
+        "unet.0.weight": Delta("a", lambda _: up @ down, lambda: (up, down)),
+        "unet.1.weight": constant(torch.randn(5, 3, 3, 3)),
+        "unet.2.bias": constant(torch.randn(6)),
+    }
+    for one in (bank, reference):
+        one.fuse(deltas)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+    bank.restore()
+    assert all(torch.equal(p, pristine[name]) for name, p in model.named_parameters())
+    assert bank.size_bytes == reference.size_bytes
+
+
+def test_an_unknown_place_for_pristine_copies_is_refused() -> None:
+    with pytest.raises(SettingError, match="it must be one of gpu, pinned, mmap"):
+        WeightBank({"unet": small_model(torch.float32)}, policy="disk")
