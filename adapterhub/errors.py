@@ -14,6 +14,7 @@ AdapterHubError
 ├── CompositionError         a composition in text cannot be read
 ├── PlaneError               what is composed cannot act in the way that was asked for
 ├── ReplayError              a picture cannot be made again as it was
+├── ResidencyError           adapters in use leave no room for another
 ├── ExportBlockedError       files are in the way of an export
 └── RuntimeClosedError       a runtime was used after close
 """
@@ -225,6 +226,26 @@ class RuntimeClosedError(AdapterHubError):
 
     def __init__(self) -> None:
         super().__init__("this runtime is closed; load a new one with Runtime.load")
+
+
+class ResidencyError(AdapterHubError):
+    """An adapter has no room beside those that are in use, which are never let go."""
+
+    code = "residency-exceeded"
+
+    def __init__(
+        self, digest: str, size_bytes: int, *, tier: str, held_bytes: int, budget_bytes: int
+    ) -> None:
+        self.digest = digest
+        self.size_bytes = size_bytes
+        self.tier = tier
+        self.held_bytes = held_bytes
+        self.budget_bytes = budget_bytes
+        size, held, budget = (f"{count / 1e6:,.1f} MB" for count in (size_bytes, held_bytes, budget_bytes))
+        super().__init__(
+            f"the adapter {digest[:19]} takes {size}, but of the {budget} for adapters on the {tier}, {held} "
+            "are composed or pinned. Compose or pin less at once, or load the runtime with room for more"
+        )
 
 
 class ExportBlockedError(AdapterHubError):
