@@ -13,6 +13,10 @@ AdapterHubError
 │   └── DeviceError          a device or dtype that is not there
 ├── CompositionError         a composition in text cannot be read
 ├── PlaneError               what is composed cannot act in the way that was asked for
+├── PromptError              a prompt cannot be read
+│   ├── PromptWeightError    a weight in it is no number, or out of range
+│   └── AdapterTagError      a tag `<lora:name:weight>` in it cannot be read
+│       └── AdapterNameError its name is that of no adapter, or of several
 ├── ReplayError              a picture cannot be made again as it was
 ├── ResidencyError           adapters in use leave no room for another
 ├── ExportBlockedError       files are in the way of an export
@@ -22,6 +26,7 @@ AdapterHubError
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import shorten
 
 from adapterhub_registry.errors import AdapterHubError as AdapterHubError
 from adapterhub_registry.errors import AdapterNotFoundError as AdapterNotFoundError
@@ -200,6 +205,67 @@ class PlaneError(AdapterHubError):
         self.plane = plane
         self.reason = reason
         super().__init__(f"the {plane.replace('_', '-')} plane cannot do this: {reason}")
+
+
+class PromptError(AdapterHubError):
+    """A prompt cannot be read."""
+
+    code = "prompt-unreadable"
+
+    def __init__(self, text: str, reason: str) -> None:
+        self.text = text
+        self.reason = reason
+        # A lone surrogate cannot be printed.
+        shown = shorten(text.encode(errors="replace").decode(), 80, placeholder=" ...")
+        super().__init__(f'cannot read "{shown}" in a prompt: {reason}')
+
+
+class PromptWeightError(PromptError):
+    """A weight in a prompt is no number, or out of range."""
+
+    code = "prompt-weight-invalid"
+
+    def __init__(self, weight: str, text: str, fault: str) -> None:
+        self.weight = weight
+        super().__init__(
+            text,
+            f'its weight {weight} is {fault}. Write weights as in "(word:1.3)", and brackets that are '
+            'letters as in "\\(word\\)"',
+        )
+
+
+class AdapterTagError(PromptError):
+    """A tag that names an adapter in a prompt cannot be read."""
+
+    code = "adapter-tag-invalid"
+
+    def __init__(self, tag: str, reason: str) -> None:
+        self.tag = tag
+        super().__init__(tag, f"{reason}. Write <lora:name:weight>, or <lora:namespace/name@selector:weight>")
+
+
+class AdapterNameError(AdapterTagError):
+    """The name in a tag is that of no adapter, or of several.
+
+    Attributes:
+        tag: The tag.
+        name: The name in it.
+        candidates: The adapters of that name; if there are none, those of a similar name.
+    """
+
+    code = "adapter-name-ambiguous"
+
+    def __init__(self, tag: str, name: str, candidates: Sequence[str], *, is_found: bool) -> None:
+        self.name = name
+        self.candidates = list(candidates)
+        listed = ", ".join(self.candidates)
+        if is_found:
+            reason = f'{len(self.candidates)} adapters are called "{name}": {listed}'
+        elif self.candidates:
+            reason = f'no adapter is called "{name}", but there is {listed}'
+        else:
+            reason = f'no adapter is called "{name}" (see them with: adapterhub list)'
+        super().__init__(tag, reason)
 
 
 class ReplayError(AdapterHubError):

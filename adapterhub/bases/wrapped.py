@@ -30,11 +30,8 @@ def base_of(pipeline: Any, *, name: str = "wrapped") -> Base:
     for part in WEIGHTED:
         for path, module in getattr(pipeline, part).named_modules():
             if any(kind.__name__ == CLASS_OF_LAYERS for kind in type(module).__mro__):
-                where = f"{part}.{path} is a layer of PEFT"
-                raise PipelineRefusedError(
-                    type(pipeline).__name__,
-                    f"{where}, whose adapters would act on top of what is composed; call unload_lora_weights()",
-                )
+                where = f"{part}.{path} is a layer of PEFT, which would act on top of what is composed"
+                raise PipelineRefusedError(type(pipeline).__name__, f"{where}; call unload_lora_weights()")
     shapes = {key: tuple(value.shape) for key, value in pipeline.unet.state_dict().items()}
     encoders = [
         {key: getattr(encoder.config, key) for key in TEXT_ENCODER_SHAPE}

@@ -43,8 +43,8 @@ class WeightBank:
     Args:
         modules: The components to write to, by name; parameters are called `component.path.of.parameter`.
         policy: One of `POLICIES`. `gpu` is the fastest, and takes as much again as the parameters that are
-            ever touched; `pinned` saves the device's memory; `mmap` also that of the host, which may write the
-            copies to disk (a nameless file).
+            ever touched; `pinned` saves the device's memory, and `mmap` also the host's, which may write the
+            copies to disk, to a file without a name.
 
     Raises:
         SettingError: There is no such policy.

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from adapterhub.bases.prompts import PromptCache
 from adapterhub.formats.container import safetensors_bytes
 from adapterhub.training.dataset import Dataset, load_picture
 from adapterhub_registry.files import make_directory, write_atomically
@@ -78,7 +77,6 @@ def encode_dataset(
         cache: Where results are kept.
         on_item: Called after each example with (done, count).
     """
-    prompts = PromptCache(pipeline)
     vae = pipeline.vae
     scale = float(vae.config["scaling_factor"])
     dtype = str(pipeline.unet.dtype)
@@ -89,8 +87,11 @@ def encode_dataset(
         return {"mean": posterior.mean[0] * scale, "std": posterior.std[0] * scale}
 
     def encode_caption(caption: str) -> Mapping[str, Tensor]:
-        entry = prompts.encode(caption, text_encoder_digest="")
-        return {"states": entry.states[0], "pooled": entry.pooled[0]}
+        # Captions are no prompts: every bracket is a letter, and what one chunk cannot hold is left out.
+        states, _, pooled, _ = pipeline.encode_prompt(
+            prompt=caption, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return {"states": states[0], "pooled": pooled[0]}
 
     rows: list[Mapping[str, Tensor]] = []
     with torch.no_grad():

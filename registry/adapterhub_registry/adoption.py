@@ -1,6 +1,5 @@
 """Adopt a folder of another tool: every LoRA in it becomes a version, with what lies beside it."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from adapterhub_registry.intake import (
     stage,
 )
 from adapterhub_registry.publication import TAG
+from adapterhub_registry.references import name_from
 from adapterhub_registry.sidecars import SIDECARS, Sidecars, read_sidecars
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class _Work:
                 problems.append(str(exc))
         if staged.problem:
             problems.append(f"it was copied, not linked: {staged.problem}")
-        tags = tuple(tag for word in sidecars.tags if TAG.fullmatch(tag := _slug(word)))
+        tags = tuple(tag for word in sidecars.tags if TAG.fullmatch(tag := name_from(word)))
         version = self._registry.add(
             staged,
             name=self._free_name(path),
@@ -203,8 +203,8 @@ class _Work:
 
         A file that has the name which every library gives it is called by its folder.
         """
-        folder = _slug(path.resolve().parent.name) or "folder"
-        stem = folder if path.name in (SINGLE_FILE, PEFT_FILES[1]) else _slug(path.stem) or "adapter"
+        folder = name_from(path.resolve().parent.name) or "folder"
+        stem = folder if path.name in (SINGLE_FILE, PEFT_FILES[1]) else name_from(path.stem) or "adapter"
         wishes = [stem, f"{folder}-{stem}"[:96].strip("-._")]
         wishes += [f"{stem[:90]}-{number}" for number in range(2, 1000)]
         planned = set(self._planned.values())
@@ -212,14 +212,3 @@ class _Work:
             if name not in planned and not self._registry.has_adapter(name):
                 return name
         raise FieldError("name", f"{self._namespace}/{stem}", "a thousand names like it are taken")
-
-
-def _slug(text: str) -> str:
-    """Return text as a name: lower case, no doubled dashes or dots, at most 96 letters.
-
-    Example:
-        >>> _slug("Ink Wash (v2)..safe--x")
-        'ink-wash-v2-safe-x'
-    """
-    lowered = re.sub(r"[^a-z0-9._]+", "-", text.lower())
-    return re.sub(r"[-.]{2,}", "-", lowered).strip("-._")[:96].strip("-._").removesuffix(".git")

@@ -113,6 +113,14 @@ class Finders:
         with self._database.snapshot() as read:
             return reading.find_adapter_key(read, adapter_reference(name)) is not None
 
+    def adapters_named(self, name: str) -> list[str]:
+        """Return `namespace/name` of the adapters of that name in any namespace, if they have a `latest`."""
+        query = (
+            "SELECT namespace || '/' || name FROM adapter WHERE name = ? AND head_id IS NOT NULL ORDER BY 1"
+        )
+        with self._database.snapshot() as read:
+            return [found for (found,) in read(query, [name.lower()])]
+
     def adopted_files(self) -> dict[tuple[str, int, int, int], str]:
         """Return path, inode, size and time of every file that was adopted, to the version that it is."""
         query = (

@@ -92,3 +92,14 @@ def check_name(name: str, text: str) -> None:
             raise ReferenceSyntaxError(text, f'"{name}" must not hold "{wrong}"')
     if folded.endswith(".git"):
         raise ReferenceSyntaxError(text, f'"{name}" must not end in ".git"')
+
+
+def name_from(text: str) -> str:
+    """Return text as one part of a name: lower case, no doubled dashes or dots, at most 96 letters.
+
+    Example:
+        >>> name_from("Ink Wash (v2)..safe--x")
+        'ink-wash-v2-safe-x'
+    """
+    lowered = re.sub(r"[^a-z0-9._]+", "-", text.lower())
+    return re.sub(r"[-.]{2,}", "-", lowered).strip("-._")[:96].strip("-._").removesuffix(".git")

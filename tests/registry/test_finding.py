@@ -66,6 +66,14 @@ def test_words_are_found_where_they_stand(shelf: Registry, query: str, expected:
     assert sorted(names(shelf.search(query))) == expected
 
 
+def test_adapters_of_one_name_are_found_in_every_namespace(shelf: Registry) -> None:
+    add(shelf, 4, "us/corgi")
+    assert shelf.adapters_named("Corgi") == ["me/corgi", "us/corgi"]
+    assert shelf.adapters_named("cor") == []
+    shelf.yank("us/corgi@1", "blurred")
+    assert shelf.adapters_named("corgi") == ["me/corgi"]
+
+
 def test_a_name_counts_for_more_than_a_description(shelf: Registry) -> None:
     add(shelf, 4, "me/other", description="ink ink ink")
     assert names(shelf.search("ink"))[-1] == "me/other"
