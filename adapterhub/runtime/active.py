@@ -12,6 +12,7 @@ from adapterhub.lora.merge import merge
 from adapterhub.lora.weights import COMPONENTS, AdapterTensors, Target
 from adapterhub.runtime.composition import BASE, Composition
 from adapterhub.runtime.klora import Choices, choices_of
+from adapterhub.runtime.leases import Lease
 from adapterhub.runtime.regions import Area, Regions
 from adapterhub.runtime.schedule import Composite, Keyframes, KLora, Merged, Plan, Switch, terms_of
 from adapterhub_registry.manifest import Version
@@ -87,15 +88,27 @@ class ActivePlan:
     Attributes:
         plan: What to compose.
         loaded: Its adapters.
+        leases: Hold them.
     """
 
     plan: Plan = BASE
     loaded: Loaded = field(default_factory=dict[Reference, LoadedAdapter])
+    leases: tuple[Lease, ...] = ()
 
     def __post_init__(self) -> None:
         activate(Composition(tuple(terms_of(self.plan))), self.loaded)
         if isinstance(self.plan, Merged):
             self._merged  # noqa: B018 - what cannot be composed raises now
+
+    def release(self) -> None:
+        """Let the adapters go; releasing twice is allowed."""
+        for lease in self.leases:
+            lease.release()
+
+    @property
+    def trigger_words(self) -> list[str]:
+        """Those of all adapters, in their order."""
+        return [word for adapter in self.loaded.values() for word in adapter.version.trigger_words]
 
     @property
     def is_constant(self) -> bool:

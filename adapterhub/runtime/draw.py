@@ -130,10 +130,10 @@ def _embeddings(
         def prepare(row: int = row) -> None:
             acting.prepare_text(row)
 
-        positive.append(prompts.encode(request.prompt, text_encoder_digest=digest, prepare=prepare))
-        negative.append(
-            prompts.encode_negative(
-                request.negative_prompt, positive[-1], text_encoder_digest=digest, prepare=prepare
-            )
-        )
+        under: Any = {"text_encoder_digest": digest, "prepare": prepare}
+        syntax = request.prompt_syntax
+        text = prompts.encode(request.prompt, syntax=syntax, **under)
+        against = prompts.encode_negative(request.negative_prompt, text, syntax=syntax, **under)
+        for entries, entry in zip((positive, negative), prompts.pad([text, against], **under), strict=True):
+            entries.append(entry)
     return positive, negative

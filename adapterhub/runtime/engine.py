@@ -1,43 +1,40 @@
 """The runtime: load a base once, compose, generate."""
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from PIL import Image
 
 from adapterhub.bases.find import Base, find_base
-from adapterhub.bases.load import choose_device, dtype_name, load_pipeline
-from adapterhub.bases.prompts import PromptCache
+from adapterhub.bases.load import choose_device, load_pipeline
 from adapterhub.bases.wrapped import base_of
 from adapterhub.errors import ArchitectureError, EmptyPromptError, RuntimeClosedError, SettingError
-from adapterhub.formats.read import read_adapter
-from adapterhub.lora.weights import AdapterTensors
-from adapterhub.runtime.active import ActivePlan, LoadedAdapter
+from adapterhub.runtime.active import ActivePlan
 from adapterhub.runtime.composition import BASE, Composition
-from adapterhub.runtime.draw import OnStep, draw
-from adapterhub.runtime.environment import library_versions, processor_name
+from adapterhub.runtime.draw import OnStep
+from adapterhub.runtime.loading import Loader
+from adapterhub.runtime.painter import Painter
 from adapterhub.runtime.planes import Planes
 from adapterhub.runtime.planner import Choice, Planner
-from adapterhub.runtime.records import plan_fields, recorded_plan
+from adapterhub.runtime.prompting import extract_adapters, with_triggers
+from adapterhub.runtime.records import recorded_plan
 from adapterhub.runtime.regions import Regions
 from adapterhub.runtime.request import Batch, Request, series
-from adapterhub.runtime.residency import BUDGET_BYTES, ResidencyMetrics, ResidentSet
-from adapterhub.runtime.schedule import Plan, terms_of
-from adapterhub.runtime.schedulers import make_scheduler, recorded_scheduler, scheduler_record
+from adapterhub.runtime.residency import BUDGET_BYTES, DEVICE_BYTES, ResidencyMetrics, ResidentSet
+from adapterhub.runtime.schedule import Plan, terms_of, with_terms
+from adapterhub.runtime.schedulers import make_scheduler, recorded_scheduler
 from adapterhub_registry.manifest import Version
-from adapterhub_registry.record import BaseRecord, GenerationRecord
+from adapterhub_registry.record import GenerationRecord
 from adapterhub_registry.store import Registry
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
-
-logger = logging.getLogger(__name__)
 
 OnCount = Callable[[int, int], None]
 """Called after each denoising step with (steps done, steps)."""
@@ -73,14 +70,17 @@ class Runtime:
         *,
         registry: Registry | None = None,
         resident_bytes: int = BUDGET_BYTES,
+        device_bytes: int = DEVICE_BYTES,
+        pristine: str = "gpu",
     ) -> None:
         self._pipeline: StableDiffusionXLPipeline | None = pipeline
         self._lock = threading.RLock()
         self._registry = registry
-        self._prompts = PromptCache(pipeline)
-        self._planes = Planes(pipeline)
+        self._planes = Planes(pipeline, policy=pristine)
         self._planner = Planner()
-        self._resident = ResidentSet(resident_bytes)
+        self._painter = Painter(pipeline, base, self._planes, self._planner)
+        resident = ResidentSet(resident_bytes, device_bytes, device=pipeline.unet.device)
+        self._loader = Loader(lambda: self.registry, base, self._planes.check, resident)
         self.base = base
 
     @classmethod
@@ -92,6 +92,8 @@ class Runtime:
         device: str | None = None,
         dtype: str | None = None,
         resident_bytes: int = BUDGET_BYTES,
+        device_bytes: int = DEVICE_BYTES,
+        pristine: str = "gpu",
     ) -> "Runtime":
         """Load a base.
 
@@ -101,6 +103,9 @@ class Runtime:
             device: `cpu`, `cuda` or `mps`; by default the best there is.
             dtype: `float32`, `float16` or `bfloat16`; by default float32 on the CPU, else float16.
             resident_bytes: Adapters are kept at hand up to this size, those that were used last.
+            device_bytes: Likewise on the device; without effect on the CPU.
+            pristine: Where the base's weights are kept while others stand in their place: `gpu`, beside them;
+                `pinned`, in the host's memory; `mmap`, in a mapped file.
 
         Raises:
             AdapterHubError: As `find_base`, `choose_device` and `load_pipeline`.
@@ -113,7 +118,14 @@ class Runtime:
         device, dtype = choose_device(device, dtype)
         found = base if isinstance(base, Base) else find_base(base)
         pipeline = load_pipeline(found, device=device, dtype=dtype)
-        return cls(pipeline, found, registry=registry, resident_bytes=resident_bytes)
+        return cls(
+            pipeline,
+            found,
+            registry=registry,
+            resident_bytes=resident_bytes,
+            device_bytes=device_bytes,
+            pristine=pristine,
+        )
 
     @classmethod
     def wrap(
@@ -172,7 +184,7 @@ class Runtime:
     @property
     def residency(self) -> ResidencyMetrics:
         """How often adapters were at hand."""
-        return self._resident.metrics
+        return self._loader.resident.metrics
 
     @property
     def device(self) -> torch.device:
@@ -217,11 +229,24 @@ class Runtime:
         plan = _plan(composition)
         with self._lock:
             self.pipeline  # noqa: B018 - it raises if the runtime is closed
-            active = self._activate(plan)
-            choice = self._planner.choose([active], pictures=1, pixels=0, asked=plane)
-            self._planes.compose(active, choice.plane)
-            self._resident.keep(self._in_use())
+            active, before = self._loader.activate(plan), self._planes.composed
+            try:
+                choice = self._planner.choose([active], pictures=1, pixels=0, asked=plane)
+                self._planes.compose(active, choice.plane)
+            finally:
+                for one in {id(one): one for one in (active, before)}.values():
+                    if one is not self._planes.composed:
+                        one.release()
         return [active.loaded[term.reference].version for term in terms_of(plan)]
+
+    def prefetch(self, composition: Composable) -> None:
+        """Begin to read what will be composed, in the background.
+
+        Raises:
+            AdapterNotFoundError, VersionNotFoundError: A reference names nothing.
+            ArchitectureError: An adapter is for another architecture.
+        """
+        self._loader.prefetch(_plan(composition))
 
     def generate(
         self,
@@ -237,6 +262,8 @@ class Runtime:
         height: int | None = None,
         scheduler: str | None = None,
         plane: str | None = None,
+        triggers: str = "off",
+        prompt_syntax: str = "weighted",
         on_step: OnCount | None = None,
     ) -> GenerationResult:
         """Make pictures in one batch: `count` of each prompt.
@@ -257,12 +284,15 @@ class Runtime:
             height: Likewise.
             scheduler: One of `adapterhub.runtime.schedulers.SCHEDULERS`; by default the base's own.
             plane: `fused`, `low_rank` or `mixed`; by default the best.
+            triggers: Whether the adapters' trigger words are said: `off`, `prepend` or `append`, never twice.
+            prompt_syntax: `weighted` reads weights, `BREAK` and `<lora:name:weight>`, `plain` none of them.
             on_step: Called after each denoising step with (steps done, steps).
 
         Raises:
             EmptyPromptError: The list of prompts is empty.
             InvalidSizeError: A side is not a positive multiple of 8.
             SettingError: Another setting makes no sense.
+            PromptError: A weight or a tag in a prompt cannot be read.
             RuntimeClosedError: The runtime was closed.
             AdapterHubError: As `compose`.
 
@@ -295,6 +325,8 @@ class Runtime:
             height=height,
             scheduler=scheduler,
             plane=plane,
+            triggers=triggers,
+            prompt_syntax=prompt_syntax,
         )
         counted = None if on_step is None else lambda step: on_step(step.done, step.steps)
         return self.run(series(asked, prompts, plans, count), on_step=counted)
@@ -313,25 +345,24 @@ class Runtime:
         """
         completed = [request.completed(self.default_size) for request in requests]
         for request in completed:
-            if isinstance(request.composition, Regions):
-                request.composition.check_size(request.width or 0, request.height or 0)
             if request.shared != completed[0].shared:
                 raise SettingError("a batch", len(completed), "its requests must share all other settings")
-        with self._lock:
+        with self._lock, ExitStack() as held:
             own = self.pipeline.scheduler
             name = completed[0].scheduler
             scheduler = own if name is None else make_scheduler(name, own.config)
-            plans = self._plans_of(completed)
-            made: dict[int, tuple[Image.Image, GenerationRecord]] = {}
-            for rows, choice in self._batches(completed, plans):
-                batch = Batch(tuple(completed[row] for row in rows))
-                chosen = [plans[row] for row in rows]
-                pictures = self._draw(batch, chosen, choice, scheduler, on_step=on_step)
-                made |= dict(zip(rows, pictures, strict=True))
-                self._resident.keep(self._in_use())
-        return GenerationResult(
-            [made[row][0] for row in sorted(made)], [made[row][1] for row in sorted(made)]
-        )
+            prepared: list[tuple[Request, ActivePlan]] = []
+            for request in completed:
+                one, active = self._prepared(request, held)
+                same = (other for known, other in prepared if known.composition == one.composition)
+                prepared.append((one, next(same, active)))
+            made = self._painter.paint_all(
+                [request for request, _ in prepared],
+                [active for _, active in prepared],
+                scheduler,
+                on_step=on_step,
+            )
+        return GenerationResult([image for image, _ in made], [record for _, record in made])
 
     def reproduce(self, record: GenerationRecord, *, on_step: OnCount | None = None) -> GenerationResult:
         """Make the picture of a record again, in a batch of the recorded shape and at the recorded row.
@@ -346,18 +377,25 @@ class Runtime:
         batch = Batch.like(record)
         plan = recorded_plan(record)
         counted = None if on_step is None else lambda step: on_step(step.done, step.steps)
-        with self._lock:
+        with self._lock, ExitStack() as held:
             scheduler = recorded_scheduler(record.scheduler, self.pipeline.scheduler)
-            plans = [self._activate(plan)] * len(batch)
+            active = self._loader.activate(plan)
+            held.callback(active.release)
             choice = Choice("fused" if record.plane == "base" else record.plane, record.plane_reason)
-            made = self._draw(batch, plans, choice, scheduler, rank=record.plane_rank, on_step=counted)
+            plans = [active] * len(batch)
+            made = self._painter.paint(
+                batch, plans, choice, scheduler, rank=record.plane_rank, on_step=counted
+            )
         image, again = made[record.batch_row]
         return GenerationResult([image], [again])
 
     def close(self) -> None:
         """Put the base's weights back and let go of the pipeline; closing twice is allowed."""
         with self._lock:
+            composed = self._planes.composed
             self._planes.restore()
+            composed.release()
+            self._loader.resident.close()
             self._pipeline = None
 
     def __enter__(self) -> "Runtime":
@@ -368,106 +406,25 @@ class Runtime:
     ) -> None:
         self.close()
 
-    def _load(self, version: Version) -> LoadedAdapter:
-        """Read and check one adapter, unless it is at hand."""
-        if version.architecture != self.base.architecture:
-            raise ArchitectureError(version.architecture, self.base.architecture)
-        if version.base_identity and version.base_identity != self.base.identity:
-            logger.warning("%s was made on another checkpoint of %s", version.reference, version.architecture)
-
-        def read() -> AdapterTensors:
-            tensors = read_adapter(self.registry.payload(version))
-            self._planes.check(version.reference, tensors)
-            tensors.require_finite(version.reference)
-            return tensors
-
-        return LoadedAdapter(version, self._resident.get(version.digest, read))
-
-    def _activate(self, plan: Plan) -> ActivePlan:
-        """Resolve a plan's versions, and read and check its adapters."""
-        references = dict.fromkeys(term.reference for term in terms_of(plan))
-        return ActivePlan(
-            plan, {reference: self._load(self.registry.resolve(reference)) for reference in references}
+    def _prepared(self, request: Request, held: ExitStack) -> tuple[Request, ActivePlan]:
+        """Return a completed request without tags and with trigger words, and what acts on it."""
+        plan = request.composition
+        if request.prompt_syntax == "weighted":
+            text, named = extract_adapters(request.prompt, self._registry)
+            if named.terms:
+                plan = with_terms(self.composition if plan is None else plan, named)
+                request = replace(request, prompt=text)
+        if plan is None:
+            active = self._planes.composed
+        else:
+            if isinstance(plan, Regions):
+                plan.check_size(request.width or 0, request.height or 0)
+            active = self._loader.activate(plan)
+            held.callback(active.release)
+        prompt = with_triggers(
+            request.prompt, active.trigger_words, request.triggers, syntax=request.prompt_syntax
         )
-
-    def _plans_of(self, requests: Sequence[Request]) -> list[ActivePlan]:
-        """Return what acts on each request; equal plans are one object."""
-        found: list[tuple[Plan, ActivePlan]] = []
-        plans: list[ActivePlan] = []
-        for request in requests:
-            if request.composition is None:
-                plans.append(self._planes.composed)
-                continue
-            known = next((active for plan, active in found if plan == request.composition), None)
-            if known is None:
-                known = self._activate(request.composition)
-                found.append((request.composition, known))
-            plans.append(known)
-        return plans
-
-    def _batches(
-        self, requests: Sequence[Request], plans: Sequence[ActivePlan]
-    ) -> list[tuple[list[int], Choice]]:
-        """Return the rows of each batch, and where its plans act."""
-        rows: dict[int, list[int]] = {}
-        for row, plan in enumerate(plans):
-            rows.setdefault(id(plan), []).append(row)
-        first = requests[0]
-        size = {"pictures": len(requests), "pixels": (first.width or 0) * (first.height or 0)}
-        different = [plans[group[0]] for group in rows.values()]
-        asked = first.plane
-        if asked is None and different == [self._planes.composed] and self._planes.plane != "fused":
-            asked = self._planes.plane
-        choice = self._planner.choose(different, **size, asked=asked)
-        if choice.together:
-            return [([*range(len(requests))], choice)]
-        asked = None if asked == "mixed" else asked
-        return [
-            (group, self._planner.choose([plans[group[0]]], **size, asked=asked)) for group in rows.values()
-        ]
-
-    def _draw(
-        self,
-        batch: Batch,
-        plans: Sequence[ActivePlan],
-        choice: Choice,
-        scheduler: Any,
-        *,
-        rank: int = 0,
-        on_step: OnStep | None,
-    ) -> list[tuple[Image.Image, GenerationRecord]]:
-        drawn = draw(
-            self.pipeline,
-            batch,
-            plans if choice.plane == "mixed" else plans[:1],
-            planes=self._planes,
-            plane=choice.plane,
-            prompts=self._prompts,
-            scheduler=scheduler,
-            rank=rank,
-            on_step=on_step,
-        )
-        self._planner.observe(choice.plane, len(batch), batch.width * batch.height, drawn.step_seconds)
-        is_base = choice.plane == "fused" and plans[0].plan == BASE
-        shared = {
-            "base": BaseRecord(self.base.name, self.base.architecture, self.base.identity),
-            "scheduler": scheduler_record(scheduler),
-            "device": self.device.type,
-            "processor": processor_name(self.device),
-            "dtype": dtype_name(self.dtype),
-            "threads": torch.get_num_threads(),
-            "plane": "base" if is_base else choice.plane,
-            "plane_reason": "" if is_base else choice.why,
-            "plane_rank": drawn.rank,
-            "versions": library_versions(),
-        }
-        return [
-            (image, GenerationRecord(**shared, **plan_fields(plans[row]), **batch.fields(row)))
-            for row, image in enumerate(drawn.images)
-        ]
-
-    def _in_use(self) -> set[str]:
-        return {adapter.version.digest for adapter in self._planes.composed.loaded.values()}
+        return replace(request, prompt=prompt, composition=plan), active
 
 
 def _plan(composition: Composable) -> Plan:

@@ -56,8 +56,8 @@ class Addend:
         if any(plain):
             width = max(rank, *(sum(one.rank for one, _ in stack) for stack in plain))
             columns = torch.Size(shape[1:]).numel()
-            ups = torch.zeros(self._count, shape[0], width)
-            downs = torch.zeros(self._count, width, columns)
+            ups = torch.zeros(self._count, shape[0], width, device=device)
+            downs = torch.zeros(self._count, width, columns, device=device)
             for row, stack in enumerate(plain):
                 start = 0
                 for one, weight in stack:
@@ -66,16 +66,16 @@ class Addend:
                     start = end
             self._up, self._down = ups.to(device, dtype), downs.to(device, dtype)
         if any(others):
-            whole = torch.zeros(self._count, *shape)
+            whole = torch.zeros(self._count, *shape, device=device)
             for row, stack in enumerate(others):
                 for one, weight in stack:
-                    whole[row] += one.delta(weight=weight, base=base).reshape(shape).cpu()
+                    whole[row] += one.delta(weight=weight, base=base).reshape(shape).to(device)
             self._dense = whole.to(device, dtype)
         if any(biases):
-            shift = torch.zeros(self._count, shape[0])
+            shift = torch.zeros(self._count, shape[0], device=device)
             for row, stack in enumerate(biases):
                 for bias, weight in stack:
-                    shift[row] += bias.float().flatten() * weight
+                    shift[row] += bias.to(device).float().flatten() * weight
             self._bias = shift.to(device, dtype)
 
     def add(self, inputs: Tensor, output: Tensor) -> Tensor:

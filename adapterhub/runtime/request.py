@@ -28,6 +28,8 @@ class Request:
         height: Likewise.
         scheduler: One of `adapterhub.runtime.schedulers.SCHEDULERS`; None for the base's own.
         plane: `fused`, `low_rank` or `mixed`; None for the best.
+        triggers: Whether the adapters' trigger words are said: `off`, `prepend` or `append`, never twice.
+        prompt_syntax: `weighted` reads weights, `BREAK` and `<lora:name:weight>`; `plain` takes all as text.
     """
 
     prompt: str
@@ -40,6 +42,8 @@ class Request:
     height: int | None = None
     scheduler: str | None = None
     plane: str | None = None
+    triggers: str = "off"
+    prompt_syntax: str = "weighted"
 
     def completed(self, default_size: int) -> "Request":
         """Return it with a seed and a size.
@@ -114,6 +118,7 @@ class Batch:
             guidance_scale=record.guidance_scale,
             width=record.width,
             height=record.height,
+            prompt_syntax=record.prompt_syntax,
         )
         return cls((request,) * record.batch_size)
 
@@ -123,6 +128,7 @@ class Batch:
         return {
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
+            "prompt_syntax": request.prompt_syntax,
             "seed": request.seed,
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,

@@ -2,14 +2,12 @@
 
 import threading
 import time
-from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 
 from adapterhub.errors import RuntimeClosedError, SettingError
-from adapterhub.lora.weights import AdapterTensors
 from adapterhub.runtime.device_copies import DeviceCopier
 from adapterhub.runtime.leases import Lease
 from adapterhub.runtime.tier import Entry
@@ -131,7 +129,6 @@ class ResidentSet:
         self._loads: dict[str, _Load] = {}
         self._worker: ThreadPoolExecutor | None = None
         self._is_closed = False
-        self._kept: dict[str, Lease] = {}
         self._hits = self._misses = self._waited = self._prefetched = self._failed = 0
         self._load_seconds = 0.0
 
@@ -244,22 +241,6 @@ class ResidentSet:
                 load.is_forgotten = True
         if self._worker is not None:
             self._worker.shutdown(cancel_futures=True)
-
-    def get(self, digest: str, read: Read) -> AdapterTensors:
-        """Return an adapter, leased until `keep` is called without it."""
-        lease = self.lease(digest, read)
-        with self._lock:
-            before, self._kept[digest] = self._kept.get(digest), lease
-        if before is not None:
-            before.release()
-        return lease.tensors
-
-    def keep(self, in_use: Collection[str]) -> None:
-        """Release what `get` returned, but for these digests."""
-        with self._lock:
-            released = [self._kept.pop(digest) for digest in [*self._kept] if digest not in in_use]
-        for lease in released:
-            lease.release()
 
     def _require_open(self) -> None:
         if self._is_closed:

@@ -222,6 +222,18 @@ def terms_of(plan: Plan) -> Iterator[Term]:
         yield from composition.terms
 
 
+def with_terms(plan: Plan, added: Composition) -> Plan:
+    """Return a composition with more adapters.
+
+    Raises:
+        SettingError: The plan is none to which adapters could be added.
+    """
+    if not isinstance(plan, Composition):
+        rule = "adapters named in a prompt are added to a plain composition alone"
+        raise SettingError("what is composed", type(plan).__name__, rule)
+    return Composition((*plan.terms, *added.terms))
+
+
 def _between(first: Composition, last: Composition, part: float) -> Composition:
     """Return the strengths at a part of the way from one composition to another."""
     terms: list[Term] = []

@@ -34,7 +34,7 @@ class GenerationRecord:
 
     Attributes:
         base: The base and its identity.
-        prompt: The prompt, as given.
+        prompt: The prompt, with trigger words that were said, and without tags of adapters.
         negative_prompt: What to avoid; None means SDXL's zero embedding.
         seed: Seed of the starting noise, drawn on the CPU.
         steps: Denoising steps.
@@ -48,6 +48,7 @@ class GenerationRecord:
         threads: CPU threads that took part.
         batch_size: Pictures that were made in one go; kernels differ between sizes.
         batch_row: Which of them this one is, from 0.
+        prompt_syntax: `weighted`, or `plain`, as older records are, which do not say.
         plane: How adapters were applied; `base` means none.
         plane_reason: Why they were applied so.
         plane_rank: To which the mixed plane padded all factors; 0 for none.
@@ -71,6 +72,7 @@ class GenerationRecord:
     threads: int
     batch_size: int
     batch_row: int
+    prompt_syntax: str = "plain"
     plane: str = "base"
     plane_reason: str = ""
     plane_rank: int = 0

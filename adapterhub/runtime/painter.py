@@ -1,0 +1,155 @@
+"""Completed requests with what acts on them, into batches, into pictures with their records."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from adapterhub.bases.find import Base
+from adapterhub.bases.load import dtype_name
+from adapterhub.bases.prompts import PromptCache, count_tokens
+from adapterhub.runtime.active import ActivePlan
+from adapterhub.runtime.composition import BASE
+from adapterhub.runtime.draw import OnStep, draw
+from adapterhub.runtime.environment import library_versions, processor_name
+from adapterhub.runtime.planes import Planes
+from adapterhub.runtime.planner import Choice, Planner
+from adapterhub.runtime.records import plan_fields
+from adapterhub.runtime.request import Batch, Request
+from adapterhub.runtime.schedulers import scheduler_record
+from adapterhub_registry.record import BaseRecord, GenerationRecord
+
+Picture = tuple[Image.Image, GenerationRecord]
+
+
+class Painter:
+    """Draws on one pipeline.
+
+    Args:
+        pipeline: The stock pipeline.
+        base: What it was loaded from.
+        planes: Of the pipeline.
+        planner: Chooses one of them.
+    """
+
+    def __init__(self, pipeline: Any, base: Base, planes: Planes, planner: Planner) -> None:
+        self._pipeline = pipeline
+        self._base = base
+        self._planes = planes
+        self._planner = planner
+        self._prompts = PromptCache(pipeline)
+
+    def paint_all(
+        self,
+        requests: Sequence[Request],
+        plans: Sequence[ActivePlan],
+        scheduler: Any,
+        *,
+        on_step: OnStep | None = None,
+    ) -> list[Picture]:
+        """Draw requests that share their settings, in as few batches as their compositions allow.
+
+        Args:
+            requests: Completed.
+            plans: What acts on each; equal plans are one object.
+            scheduler: Used in place of the pipeline's own.
+            on_step: Called after each step of each batch.
+
+        Returns:
+            In the order of the requests.
+        """
+        made: dict[int, Picture] = {}
+        for rows, choice in self._batches(requests, plans):
+            batch = Batch(tuple(requests[row] for row in rows))
+            pictures = self.paint(batch, [plans[row] for row in rows], choice, scheduler, on_step=on_step)
+            made |= dict(zip(rows, pictures, strict=True))
+        return [made[row] for row in sorted(made)]
+
+    def paint(
+        self,
+        batch: Batch,
+        plans: Sequence[ActivePlan],
+        choice: Choice,
+        scheduler: Any,
+        *,
+        rank: int = 0,
+        on_step: OnStep | None = None,
+    ) -> list[Picture]:
+        """Draw one batch.
+
+        Args:
+            batch: What to draw.
+            plans: One for each picture; on other planes than the mixed one all are the same.
+            choice: The plane.
+            scheduler: Used in place of the pipeline's own.
+            rank: To which the mixed plane pads factors, at least.
+            on_step: Called after each step.
+        """
+        drawn = draw(
+            self._pipeline,
+            batch,
+            plans if choice.plane == "mixed" else plans[:1],
+            planes=self._planes,
+            plane=choice.plane,
+            prompts=self._prompts,
+            scheduler=scheduler,
+            rank=rank,
+            on_step=on_step,
+        )
+        self._planner.observe(choice.plane, len(batch), batch.width * batch.height, drawn.step_seconds)
+        unet = self._pipeline.unet
+        is_base = choice.plane == "fused" and plans[0].plan == BASE
+        shared = {
+            "base": BaseRecord(self._base.name, self._base.architecture, self._base.identity),
+            "scheduler": scheduler_record(scheduler),
+            "device": unet.device.type,
+            "processor": processor_name(unet.device),
+            "dtype": dtype_name(unet.dtype),
+            "threads": torch.get_num_threads(),
+            "plane": "base" if is_base else choice.plane,
+            "plane_reason": "" if is_base else choice.why,
+            "plane_rank": drawn.rank,
+            "versions": library_versions(),
+        }
+        return [
+            (image, GenerationRecord(**shared, **plan_fields(plan), **batch.fields(row)))
+            for row, (image, plan) in enumerate(zip(drawn.images, plans, strict=True))
+        ]
+
+    def _batches(
+        self, requests: Sequence[Request], plans: Sequence[ActivePlan]
+    ) -> list[tuple[list[int], Choice]]:
+        """Return the rows of each batch, and where its plans act.
+
+        Pictures whose prompts have other numbers of chunks are no batch: padding would change them.
+        """
+        by_length: dict[int, list[int]] = {}
+        for row, request in enumerate(requests):
+            by_length.setdefault(self._chunks(request), []).append(row)
+        return [batch for rows in by_length.values() for batch in self._planned(rows, requests, plans)]
+
+    def _planned(
+        self, rows: Sequence[int], requests: Sequence[Request], plans: Sequence[ActivePlan]
+    ) -> list[tuple[list[int], Choice]]:
+        by_plan: dict[int, list[int]] = {}
+        for row in rows:
+            by_plan.setdefault(id(plans[row]), []).append(row)
+        first = requests[rows[0]]
+        size = {"pictures": len(rows), "pixels": (first.width or 0) * (first.height or 0)}
+        different = [plans[group[0]] for group in by_plan.values()]
+        asked = first.plane
+        if asked is None and different == [self._planes.composed] and self._planes.plane != "fused":
+            asked = self._planes.plane
+        choice = self._planner.choose(different, **size, asked=asked)
+        if choice.together:
+            return [([*rows], choice)]
+        asked = None if asked == "mixed" else asked
+        return [
+            (group, self._planner.choose([plans[group[0]]], **size, asked=asked))
+            for group in by_plan.values()
+        ]
+
+    def _chunks(self, request: Request) -> int:
+        texts = [request.prompt, request.negative_prompt or ""]
+        return max(count_tokens(self._pipeline, text, syntax=request.prompt_syntax).chunks for text in texts)
