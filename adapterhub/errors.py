@@ -2,13 +2,14 @@
 
 AdapterHubError
 ├── BaseNotFoundError        no base of that name
-├── NotAPipelineError        a directory is no SDXL pipeline
+├── NotAPipelineError        a directory or file is no SDXL pipeline
 ├── MissingComponentError    a pipeline lacks one of its parts
 ├── BaseLoadError            the weights cannot be loaded
 ├── SettingError             a setting of a generation makes no sense
 │   ├── EmptyPromptError
 │   ├── InvalidSizeError
 │   └── DeviceError          a device or dtype that is not there
+│       └── MemorySizeError  a device is too small for a base
 ├── CompositionError         a composition in text cannot be read
 ├── ReplayError              a picture cannot be made again as it was
 ├── ExportBlockedError       files are in the way of an export
@@ -57,12 +58,13 @@ class BaseNotFoundError(AdapterHubError):
         hint = f" Did you mean {', '.join(self.near)}?" if self.near else ""
         super().__init__(
             f'there is no base "{name}"{f" ({reason})" if reason else ""}.{hint} '
-            "Name one from `adapterhub bases list`, a directory in diffusers' format, or a hub id"
+            "Name one from `adapterhub bases list`, a directory in diffusers' format, a single-file SDXL "
+            "checkpoint, or a hub id"
         )
 
 
 class NotAPipelineError(AdapterHubError):
-    """A path holds no SDXL pipeline in diffusers' format."""
+    """A path holds no SDXL pipeline, neither in diffusers' format nor as one file."""
 
     code = "not-a-pipeline"
 
@@ -70,8 +72,9 @@ class NotAPipelineError(AdapterHubError):
         self.path = path
         self.reason = reason
         super().__init__(
-            f"{path} is no SDXL pipeline: {reason}. A base is a directory that holds model_index.json and "
-            "the folders unet, vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2 and scheduler"
+            f"{path} is no SDXL pipeline: {reason}. A base is a single-file SDXL checkpoint, or a directory "
+            "that holds model_index.json and the folders unet, vae, text_encoder, text_encoder_2, tokenizer, "
+            "tokenizer_2 and scheduler"
         )
 
 
@@ -140,6 +143,22 @@ class DeviceError(SettingError):
     """A device or a dtype is not available here."""
 
     code = "device-unavailable"
+
+
+class MemorySizeError(DeviceError):
+    """The weights of a base are more than a device has room for."""
+
+    code = "memory-too-small"
+
+    def __init__(self, device: str, needed_bytes: int, free_bytes: int) -> None:
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        super().__init__(
+            "the device",
+            device,
+            f"the base's weights need {needed_bytes / 1e9:.1f} GB there, and {free_bytes / 1e9:.1f} GB are "
+            "free: choose float16, an offload policy, or a quantized UNet",
+        )
 
 
 class CompositionError(AdapterHubError):
