@@ -83,15 +83,21 @@ class Runtime:
         registry: Registry | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        config: str | Path | None = None,
+        offload: str = "none",
+        quantize: str | None = None,
         resident_bytes: int = BUDGET_BYTES,
     ) -> "Runtime":
         """Load a base.
 
         Args:
-            base: A name, directory or hub id (see `find_base`), or a `Base`.
+            base: A name, directory, single file or hub id (see `find_base`), or a `Base`.
             registry: Where `compose` finds adapters; by default the one in `ADAPTERHUB_HOME`.
             device: `cpu`, `cuda` or `mps`; by default the best there is.
             dtype: `float32`, `float16` or `bfloat16`; by default float32 on the CPU, else float16.
+            config: The configs that a single file is read with; by default SDXL's.
+            offload: `none`, `model` or `sequential` (see `load_pipeline`).
+            quantize: How to quantize the UNet, such as `torchao-int8`; None leaves it as it is.
             resident_bytes: Adapters are kept at hand up to this size, those that were used last.
 
         Raises:
@@ -103,8 +109,8 @@ class Runtime:
             (64, 64)
         """
         device, dtype = choose_device(device, dtype)
-        found = base if isinstance(base, Base) else find_base(base)
-        pipeline = load_pipeline(found, device=device, dtype=dtype)
+        found = base if isinstance(base, Base) else find_base(base, config=config)
+        pipeline = load_pipeline(found, device=device, dtype=dtype, offload=offload, quantize=quantize)
         return cls(pipeline, found, registry=registry, resident_bytes=resident_bytes)
 
     @property

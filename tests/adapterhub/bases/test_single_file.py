@@ -87,7 +87,7 @@ def test_the_file_draws_the_same_picture_as_the_directory_and_asks_no_hub(
     asked: list[object] = []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket.socket, "connect", lambda _, address: asked.append(address))
-    with Runtime.load(find_base(checkpoint, config=MINI), device="cpu") as runtime:
+    with Runtime.load(checkpoint, config=MINI, device="cpu") as runtime:
         ours = runtime.generate("a red heart", seed=7, steps=4)
     theirs = mini_runtime.generate("a red heart", seed=7, steps=4)
     assert ImageChops.difference(ours.images[0], theirs.images[0]).getbbox() is None
