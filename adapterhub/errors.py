@@ -2,7 +2,7 @@
 
 AdapterHubError
 ├── BaseNotFoundError        no base of that name
-├── NotAPipelineError        a directory is no SDXL pipeline
+├── NotAPipelineError        a directory or file is no SDXL pipeline
 ├── MissingComponentError    a pipeline lacks one of its parts
 ├── BaseLoadError            the weights cannot be loaded
 ├── PipelineRefusedError     a loaded pipeline cannot be wrapped
@@ -11,6 +11,7 @@ AdapterHubError
 │   ├── InvalidSizeError
 │   ├── MaskSizeError        a mask has another size than the picture
 │   └── DeviceError          a device or dtype that is not there
+│       └── MemorySizeError  a device is too small for a base
 ├── CompositionError         a composition in text cannot be read
 ├── PlaneError               what is composed cannot act in the way that was asked for
 ├── PromptError              a prompt cannot be read
@@ -66,12 +67,13 @@ class BaseNotFoundError(AdapterHubError):
         hint = f" Did you mean {', '.join(self.near)}?" if self.near else ""
         super().__init__(
             f'there is no base "{name}"{f" ({reason})" if reason else ""}.{hint} '
-            "Name one from `adapterhub bases list`, a directory in diffusers' format, or a hub id"
+            "Name one from `adapterhub bases list`, a directory in diffusers' format, a single-file SDXL "
+            "checkpoint, or a hub id"
         )
 
 
 class NotAPipelineError(AdapterHubError):
-    """A path holds no SDXL pipeline in diffusers' format."""
+    """A path holds no SDXL pipeline, neither in diffusers' format nor as one file."""
 
     code = "not-a-pipeline"
 
@@ -79,8 +81,9 @@ class NotAPipelineError(AdapterHubError):
         self.path = path
         self.reason = reason
         super().__init__(
-            f"{path} is no SDXL pipeline: {reason}. A base is a directory that holds model_index.json and "
-            "the folders unet, vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2 and scheduler"
+            f"{path} is no SDXL pipeline: {reason}. A base is a single-file SDXL checkpoint, or a directory "
+            "that holds model_index.json and the folders unet, vae, text_encoder, text_encoder_2, tokenizer, "
+            "tokenizer_2 and scheduler"
         )
 
 
@@ -174,6 +177,22 @@ class MaskSizeError(SettingError):
             "the size of a mask",
             f"{size[0]}x{size[1]}",
             f"the picture's is {wanted[0]}x{wanted[1]}; resize it",
+        )
+
+
+class MemorySizeError(DeviceError):
+    """The weights of a base are more than a device has room for."""
+
+    code = "memory-too-small"
+
+    def __init__(self, device: str, needed_bytes: int, free_bytes: int) -> None:
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        super().__init__(
+            "the device",
+            device,
+            f"the base's weights need {needed_bytes / 1e9:.1f} GB there, and {free_bytes / 1e9:.1f} GB are "
+            "free: choose float16, an offload policy, or a quantized UNet",
         )
 
 

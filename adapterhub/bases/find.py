@@ -1,4 +1,4 @@
-"""Find a base by name: the bundled `mini`, a directory, or a repository of the Hugging Face Hub."""
+"""Find a base by name: the bundled `mini`, a directory, a single file, or a repository of the hub."""
 
 import json
 from collections.abc import Mapping
@@ -7,21 +7,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from adapterhub.bases.directory import (
+    PICKLE_SUFFIXES,
+    WEIGHTED,
+    choose_weights,
+    require_configs,
+    weights_files,
+)
+from adapterhub.bases.hub import cached_pipelines, hub_directory, is_hub_id
 from adapterhub.bases.identity import architecture_of, identity_of
+from adapterhub.bases.single_file import CONFIGS, require_sdxl
+from adapterhub.bases.tensors import Shapes, read_shapes
 from adapterhub.errors import (
     BaseNotFoundError,
     MissingComponentError,
     NotAPipelineError,
     PickleRefusedError,
-    missing_extra,
+    SettingError,
 )
 from adapterhub.settings import Settings
 
 BUNDLED = {"mini": Path(__file__).with_name("mini") / "weights"}
-WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
-UNWEIGHTED = ("tokenizer", "tokenizer_2", "scheduler")
-PIPELINE_CLASS = "StableDiffusionXLPipeline"
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -29,47 +35,86 @@ class Base:
     """A frozen pipeline on this machine.
 
     Attributes:
-        name: As it was asked for: `mini`, a directory, or a hub id.
-        path: Its directory, in diffusers' format.
+        name: As it was asked for: `mini`, a directory, a file, or a hub id.
+        path: Its directory, in diffusers' format, or its single file.
+        config: The directory of its configs: `path`, or the one that a single file is read with.
         weights: The safetensors files of each component.
+        variant: Of the weights files, such as `fp16`; None for the plain ones.
         home: Where its identity is remembered between processes.
     """
 
     name: str
     path: Path
+    config: Path
     weights: Mapping[str, tuple[Path, ...]]
+    variant: str | None
     home: Path
+
+    @property
+    def is_single_file(self) -> bool:
+        """Whether it is a checkpoint in one file."""
+        return self.config != self.path
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """The shape of every tensor by component and diffusers' name, from headers alone."""
+        return read_shapes(self.weights, self.config if self.is_single_file else None)
 
     @cached_property
     def architecture(self) -> str:
         """What its module names and shapes are: `sdxl`, `mini`, or `custom-` and a digest."""
-        return architecture_of(self.path, self.weights)
+        return architecture_of(self.shapes["unet"], self.config)
 
     @cached_property
     def identity(self) -> str:
         """`sha256:` and the digest of its weights; slow at first for large bases, then remembered."""
         if self.path in BUNDLED.values():
             return self.card["identity"]  # the tests compare it with the weights
-        return identity_of(self.weights, cache=self.home / "cache" / "base-identities.json")
+        cache = self.home / "cache" / "base-identities.json"
+        return identity_of(self.weights, cache=cache, config=self.config if self.is_single_file else None)
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all weights files."""
-        return sum(file.stat().st_size for files in self.weights.values() for file in files)
+        return sum(file.stat().st_size for file in {f for files in self.weights.values() for f in files})
 
     @property
     def card(self) -> Mapping[str, Any]:
         """What its `card.json` says; empty for a base without one."""
-        file = self.path / "card.json"
+        file = self.config / "card.json"
         return json.loads(file.read_text()) if file.exists() else {}
 
+    def settings(self, component: str) -> dict[str, Any]:
+        """Return the config of a component."""
+        return json.loads((self.config / component / "config.json").read_text())
 
-def find_base(name: str | Path = "mini", *, settings: Settings | None = None) -> Base:
+    def variant_for(self, component: str, dtype: str) -> str | None:
+        """Return which files of a component to load: those of `variant`, else `fp16` ones for float16.
+
+        `fp16` files are half as long, and hold what float16 keeps of the plain ones.
+        """
+        wanted = self.variant or ("fp16" if dtype == "float16" else None)
+        has_it = wanted and not self.is_single_file and weights_files(self.path, component, wanted)
+        return wanted if has_it else None
+
+
+def find_base(
+    name: str | Path = "mini",
+    *,
+    config: str | Path | None = None,
+    variant: str | None = None,
+    settings: Settings | None = None,
+) -> Base:
     """Find a base and check that its files can be loaded; no weights are read.
 
     Args:
-        name: `mini`, a directory in diffusers' format, or a hub id such as
-            `stabilityai/stable-diffusion-xl-base-1.0`, taken from the cache where it is there.
+        name: `mini`, a directory in diffusers' format, a single-file SDXL checkpoint (safetensors), or a hub
+            id such as `stabilityai/stable-diffusion-xl-base-1.0`, with `@` and a revision if it is not the
+            newest; offline it is taken from the cache.
+        config: A directory with the configs and tokenizers that a single file is read with; by default those
+            of SDXL, which come with the package. It decides shapes.
+        variant: Which weights files of a directory or repository, such as `fp16`. By default the plain ones;
+            `fp16` ones where a part has no others, and when they are there and the base is loaded in float16.
         settings: Home and offline mode; by default from the environment.
 
     Raises:
@@ -77,6 +122,8 @@ def find_base(name: str | Path = "mini", *, settings: Settings | None = None) ->
         NotAPipelineError: A path holds no SDXL pipeline.
         MissingComponentError: A part or its weights are missing.
         PickleRefusedError: A part has only pickled weights.
+        WeightsError: A single file is malformed.
+        SettingError: A config or a variant was given for what has none.
 
     Example:
         >>> find_base("mini").architecture
@@ -84,119 +131,53 @@ def find_base(name: str | Path = "mini", *, settings: Settings | None = None) ->
     """
     settings = settings or Settings.from_environment()
     text = str(name)
-    if text in BUNDLED:
-        return _checked(text, BUNDLED[text], settings)
-    path = Path(name).expanduser()
+    path = BUNDLED.get(text) or Path(name).expanduser()
+    if path.is_file():
+        if variant is not None:
+            raise SettingError("the variant", variant, f"{path} is one file, which has no variants")
+        return _single_file(text, path, CONFIGS if config is None else Path(config), settings)
+    if config is not None:
+        raise SettingError("the config", config, f"it goes with a single-file checkpoint, not with {text}")
     if path.exists():
-        return _checked(text, path, settings)
-    if isinstance(name, str) and _looks_like_hub_id(name):
-        return _checked(text, _hub_directory(name, settings), settings)
-    raise BaseNotFoundError(text, _known_names())
+        return _directory(text, path, variant, settings)
+    if isinstance(name, str) and is_hub_id(name):
+        return _repository(text, variant, settings)
+    raise BaseNotFoundError(text, [*BUNDLED, *cached_pipelines()])
 
 
 def list_bases(*, settings: Settings | None = None) -> list[Base]:
     """Return the bundled bases and the SDXL pipelines in the Hugging Face cache."""
     settings = settings or Settings.from_environment()
-    found = [_checked(name, path, settings) for name, path in BUNDLED.items()]
-    for name, path in _cached_pipelines().items():
+    found = [_directory(name, path, None, settings) for name, path in BUNDLED.items()]
+    for name, path in cached_pipelines().items():
         try:
-            found.append(_checked(name, path, settings))
+            found.append(_directory(name, path, None, settings))
         except (NotAPipelineError, MissingComponentError, PickleRefusedError):
             continue  # a partial download, or another kind of pipeline: nothing that could be loaded
     return found
 
 
-def _checked(name: str, path: Path, settings: Settings) -> Base:
-    """Return the base at `path` if every file that loading needs is there."""
-    if path.is_file():
-        if path.suffix in PICKLE_SUFFIXES or _is_pickle(path):
-            raise PickleRefusedError(path)
-        raise NotAPipelineError(path, "it is a file, not a directory")
-    index = path / "model_index.json"
+def _directory(name: str, path: Path, variant: str | None, settings: Settings) -> Base:
+    require_configs(path)
+    weights, chosen = choose_weights(path, variant)
+    path = path.resolve()
+    return Base(name, path, path, weights, chosen, settings.home)
+
+
+def _single_file(name: str, path: Path, config: Path, settings: Settings) -> Base:
+    if path.suffix in PICKLE_SUFFIXES:
+        raise PickleRefusedError(path)
+    require_sdxl(path)
+    require_configs(config)
+    path = path.resolve()
+    return Base(name, path, config.resolve(), dict.fromkeys(WEIGHTED, (path,)), None, settings.home)
+
+
+def _repository(name: str, variant: str | None, settings: Settings) -> Base:
+    """Return a base of the hub; one that has only `fp16` files is fetched with these."""
     try:
-        table = json.loads(index.read_text())
-        class_name = table["_class_name"]
-    except FileNotFoundError as exc:
-        pickles = [file for file in sorted(path.iterdir()) if file.suffix in PICKLE_SUFFIXES]
-        if pickles:
-            raise PickleRefusedError(pickles[0]) from exc
-        raise NotAPipelineError(path, "it has no model_index.json") from exc
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise NotAPipelineError(path, f"its model_index.json cannot be read ({exc})") from exc
-    if class_name != PIPELINE_CLASS:
-        raise NotAPipelineError(path, f"its class is {class_name}, not {PIPELINE_CLASS}")
-    for component in (*WEIGHTED, *UNWEIGHTED):
-        if not (path / component).is_dir():
-            raise MissingComponentError(path, component, "is not there")
-    for component in WEIGHTED:
-        if not (path / component / "config.json").is_file():
-            raise MissingComponentError(path, component, "has no config.json")
-    weights = {component: _weights_files(path, component) for component in WEIGHTED}
-    return Base(name=name, path=path.resolve(), weights=weights, home=settings.home)
-
-
-def _weights_files(path: Path, component: str) -> tuple[Path, ...]:
-    """Return the safetensors files that diffusers and transformers would load, shards in order."""
-    folder = path / component
-    stem = "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
-    single = folder / f"{stem}.safetensors"
-    if single.is_file():
-        return (single,)
-    index = folder / f"{stem}.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise MissingComponentError(path, component, f"lacks {missing[0]}, which its index names")
-        return tuple(folder / name for name in names)
-    pickles = [file for file in sorted(folder.iterdir()) if file.suffix in PICKLE_SUFFIXES]
-    if pickles:
-        raise PickleRefusedError(pickles[0])
-    raise MissingComponentError(path, component, f"has no {stem}.safetensors")
-
-
-def _is_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(2)
-    return start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-
-
-def _looks_like_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
-
-
-def _hub_directory(name: str, settings: Settings) -> Path:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-    except ModuleNotFoundError as exc:
-        raise missing_extra(exc) or exc from exc
-    try:
-        folder = DiffusionPipeline.download(
-            name, use_safetensors=True, local_files_only=settings.is_offline, trust_remote_code=False
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as exc:
-        reason = "offline, and not in the cache" if settings.is_offline else str(exc).splitlines()[0]
-        raise BaseNotFoundError(name, _known_names(), reason) from exc
-    return Path(folder)
-
-
-def _cached_pipelines() -> dict[str, Path]:
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        cache = scan_cache_dir()
-    except CacheNotFound:
-        return {}
-    found: dict[str, Path] = {}
-    for repository in sorted(cache.repos, key=lambda repository: repository.repo_id):
-        newest = max(repository.revisions, key=lambda revision: revision.last_modified)
-        if (newest.snapshot_path / "model_index.json").exists():
-            found[repository.repo_id] = newest.snapshot_path
-    return found
-
-
-def _known_names() -> list[str]:
-    return [*BUNDLED, *_cached_pipelines()]
+        return _directory(name, hub_directory(name, variant, settings), variant, settings)
+    except MissingComponentError:
+        if variant is not None or settings.is_offline:
+            raise
+        return _directory(name, hub_directory(name, "fp16", settings), "fp16", settings)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapterhub.bases.tensors import read_tensors
 from adapterhub.errors import OutputError, missing_extra
 from adapterhub_registry.files import make_directory, write_atomically
-from adapterhub_registry.safetensors_header import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -22,21 +22,18 @@ ARCHITECTURES = {
 TEXT_ENCODER_SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
 
 
-def architecture_of(path: Path, weights: Mapping[str, Sequence[Path]]) -> str:
+def architecture_of(unet: Mapping[str, Sequence[int]], config: Path) -> str:
     """Return `sdxl`, `mini`, or `custom-` and 12 hex digits for other shapes.
 
     Args:
-        path: The pipeline's directory.
-        weights: The safetensors files of each component; only headers are read.
+        unet: Shape of every UNet parameter, by name.
+        config: A directory with the configs of the text encoders.
     """
-    shapes = {
-        name: info.shape for file in weights["unet"] for name, info in read_header(file).tensors.items()
-    }
     encoders = [
-        json.loads((path / component / "config.json").read_text())
+        json.loads((config / component / "config.json").read_text())
         for component in ("text_encoder", "text_encoder_2")
     ]
-    digest = shapes_digest(shapes, encoders)
+    digest = shapes_digest(unet, encoders)
     return ARCHITECTURES.get(digest, f"custom-{digest[:12]}")
 
 
@@ -54,22 +51,25 @@ def shapes_digest(unet: Mapping[str, Sequence[int]], text_encoders: Sequence[Map
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
-def identity_of(weights: Mapping[str, Sequence[Path]], *, cache: Path) -> str:
+def identity_of(weights: Mapping[str, Sequence[Path]], *, cache: Path, config: Path | None = None) -> str:
     """Return `sha256:` and the digest of all weights, rounded to float16.
 
-    Rounding makes the float32 and float16 editions of one checkpoint the same base. The digest covers, for
-    each component and tensor in order of name: component, name, shape, and the float16 values.
+    Rounding makes the float32 and float16 editions of one checkpoint the same base, and reading by diffusers'
+    names makes the directory and the single file the same. The digest covers, for each component and tensor
+    in order of name: component, name, shape, and the float16 values.
 
     Args:
         weights: The safetensors files of each component.
         cache: File that remembers digests by path, size and modification time.
+        config: The configs that a single file is read with; None for a directory.
     """
     files = [str(file.resolve()) for component in sorted(weights) for file in weights[component]]
     stats = [Path(file).stat() for file in files]
-    key = json.dumps([[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)])
+    places: list[Any] = [[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)]
+    key = json.dumps(places if config is None else [*places, str(config)])
     known = _read_cache(cache)
     if key not in known:
-        known[key] = _hash_weights(weights)
+        known[key] = _hash_weights(weights, config)
         try:
             make_directory(cache.parent)
             write_atomically(cache, json.dumps(known, indent=0).encode())
@@ -78,21 +78,16 @@ def identity_of(weights: Mapping[str, Sequence[Path]], *, cache: Path) -> str:
     return known[key]
 
 
-def _hash_weights(weights: Mapping[str, Sequence[Path]]) -> str:
+def _hash_weights(weights: Mapping[str, Sequence[Path]], config: Path | None) -> str:
     try:
         import torch
-        from safetensors import safe_open
     except ModuleNotFoundError as exc:
         raise missing_extra(exc) or exc from exc
     digest = hashlib.sha256()
-    for component in sorted(weights):
-        location = {name: file for file in weights[component] for name in read_header(file).tensors}
-        opened = {file: safe_open(file, framework="pt") for file in weights[component]}
-        for name in sorted(location):
-            tensor = opened[location[name]].get_tensor(name)
-            digest.update(json.dumps([component, name, list(tensor.shape)]).encode())
-            values = tensor.to(torch.float16) if tensor.is_floating_point() else tensor
-            digest.update(values.contiguous().numpy().tobytes())
+    for component, name, tensor in read_tensors(weights, config):
+        digest.update(json.dumps([component, name, list(tensor.shape)]).encode())
+        values = tensor.to(torch.float16) if tensor.is_floating_point() else tensor
+        digest.update(values.contiguous().numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
 
 

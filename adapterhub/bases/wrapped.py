@@ -38,6 +38,7 @@ def base_of(pipeline: Any, *, name: str = "wrapped") -> Base:
         for encoder in (pipeline.text_encoder, pipeline.text_encoder_2)
     ]
     digest = shapes_digest(shapes, encoders)
-    base = Base(name=name, path=Path(), weights={}, home=Settings.from_environment().home)
+    home = Settings.from_environment().home
+    base = Base(name=name, path=Path(), weights={}, home=home, config=Path(), variant=None)
     vars(base).update(architecture=ARCHITECTURES.get(digest, f"custom-{digest[:12]}"), identity="")
     return base

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from adapterhub.bases.find import Base, find_base
-from adapterhub.bases.load import choose_device, load_pipeline
+from adapterhub.bases.load import choose_device, is_writable, load_pipeline
 from adapterhub.bases.wrapped import base_of
 from adapterhub.errors import ArchitectureError, EmptyPromptError, RuntimeClosedError, SettingError
 from adapterhub.runtime.active import ActivePlan
@@ -76,10 +76,13 @@ class Runtime:
         self._pipeline: StableDiffusionXLPipeline | None = pipeline
         self._lock = threading.RLock()
         self._registry = registry
-        self._planes = Planes(pipeline, policy=pristine)
-        self._planner = Planner()
+        has_weights = not any(parameter.is_meta for parameter in pipeline.text_encoder.parameters())
+        self._planes = Planes(
+            pipeline, is_writable=is_writable(pipeline), writes_text=has_weights, policy=pristine
+        )
+        self._planner = Planner(is_writable=self._planes.is_writable)
         self._painter = Painter(pipeline, base, self._planes, self._planner)
-        resident = ResidentSet(resident_bytes, device_bytes, device=pipeline.unet.device)
+        resident = ResidentSet(resident_bytes, device_bytes, device=self.device)
         self._loader = Loader(lambda: self.registry, base, self._planes.check, resident)
         self.base = base
 
@@ -91,6 +94,9 @@ class Runtime:
         registry: Registry | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        config: str | Path | None = None,
+        offload: str = "none",
+        quantize: str | None = None,
         resident_bytes: int = BUDGET_BYTES,
         device_bytes: int = DEVICE_BYTES,
         pristine: str = "gpu",
@@ -98,10 +104,13 @@ class Runtime:
         """Load a base.
 
         Args:
-            base: A name, directory or hub id (see `find_base`), or a `Base`.
+            base: A name, directory, single file or hub id (see `find_base`), or a `Base`.
             registry: Where `compose` finds adapters; by default the one in `ADAPTERHUB_HOME`.
             device: `cpu`, `cuda` or `mps`; by default the best there is.
             dtype: `float32`, `float16` or `bfloat16`; by default float32 on the CPU, else float16.
+            config: The configs that a single file is read with; by default SDXL's.
+            offload: `none`, `model` or `sequential` (see `load_pipeline`).
+            quantize: How to quantize the UNet, such as `torchao-int8`; None leaves it as it is.
             resident_bytes: Adapters are kept at hand up to this size, those that were used last.
             device_bytes: Likewise on the device; without effect on the CPU.
             pristine: Where the base's weights are kept while others stand in their place: `gpu`, beside them;
@@ -116,8 +125,8 @@ class Runtime:
             (64, 64)
         """
         device, dtype = choose_device(device, dtype)
-        found = base if isinstance(base, Base) else find_base(base)
-        pipeline = load_pipeline(found, device=device, dtype=dtype)
+        found = base if isinstance(base, Base) else find_base(base, config=config)
+        pipeline = load_pipeline(found, device=device, dtype=dtype, offload=offload, quantize=quantize)
         return cls(
             pipeline,
             found,
@@ -188,8 +197,8 @@ class Runtime:
 
     @property
     def device(self) -> torch.device:
-        """Where the pipeline lies."""
-        return self.pipeline.unet.device
+        """Where the pipeline computes."""
+        return self.pipeline._execution_device
 
     @property
     def dtype(self) -> torch.dtype:

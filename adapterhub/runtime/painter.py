@@ -98,14 +98,14 @@ class Painter:
             on_step=on_step,
         )
         self._planner.observe(choice.plane, len(batch), batch.width * batch.height, drawn.step_seconds)
-        unet = self._pipeline.unet
+        device = self._pipeline._execution_device
         is_base = choice.plane == "fused" and plans[0].plan == BASE
         shared = {
             "base": BaseRecord(self._base.name, self._base.architecture, self._base.identity),
             "scheduler": scheduler_record(scheduler),
-            "device": unet.device.type,
-            "processor": processor_name(unet.device),
-            "dtype": dtype_name(unet.dtype),
+            "device": device.type,
+            "processor": processor_name(device),
+            "dtype": dtype_name(self._pipeline.unet.dtype),
             "threads": torch.get_num_threads(),
             "plane": "base" if is_base else choice.plane,
             "plane_reason": "" if is_base else choice.why,

@@ -48,16 +48,22 @@ class Acting:
 class Planes:
     """Has compositions act on a pipeline, in its weights or beside them.
 
-    Text encoders are always written to, so that a prompt's embedding is the same on every plane.
+    Text encoders are written to, if they can be, whatever the plane is: a prompt's embedding is the same on all.
 
     Args:
         pipeline: Its UNet and text encoders are changed.
         is_writable: Whether the UNet's weights can be rewritten; those of a quantized one cannot.
+        writes_text: Likewise of the text encoders; those of a base that is offloaded piece by piece cannot.
         policy: Where pristine weights lie; see `WeightBank`.
     """
 
     def __init__(
-        self, pipeline: "StableDiffusionXLPipeline", *, is_writable: bool = True, policy: str = "gpu"
+        self,
+        pipeline: "StableDiffusionXLPipeline",
+        *,
+        is_writable: bool = True,
+        writes_text: bool = True,
+        policy: str = "gpu",
     ) -> None:
         components: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in COMPONENTS}
         self._pipeline: Any = pipeline
@@ -66,6 +72,8 @@ class Planes:
         self.targets = TargetIndex(components)
         self.fused = FusedPlane(components, self.targets, policy=policy)
         self._low_rank = LowRankPlane(self.targets, self._pristine, pipeline.unet.dtype)
+        dtype = pipeline.unet.dtype
+        self._on_text = None if writes_text else LowRankPlane(self.targets, self._pristine, dtype)
         self._regions = RegionPlane(self._low_rank, self.targets, pipeline.unet)
         self.composed = ActivePlan()
         self.plane = "fused"
@@ -95,6 +103,8 @@ class Planes:
         self.composed, self.plane = ActivePlan(), "fused"
         self._low_rank.restore()
         self._regions.restore()
+        if self._on_text is not None:
+            self._on_text.restore()
         self.fused.restore()
 
     @contextmanager
@@ -190,10 +200,14 @@ class Planes:
             raise
 
     def _fuse(self, unet: Stack, text: Stack) -> None:
+        if self._on_text is not None:
+            self._on_text.apply([_only(text, *TEXT)], device=self._device)
+            text = ()
         self.fused.apply((*_only(unet, "unet"), *_only(text, *TEXT)), device=self._device)
 
     def _pristine(self, target: Target) -> torch.Tensor | None:
-        return self.fused.pristine(target) if self.is_writable or target.component != "unet" else None
+        is_here = self.is_writable if target.component == "unet" else self._on_text is None
+        return self.fused.pristine(target) if is_here else None
 
     @property
     def _device(self) -> torch.device:

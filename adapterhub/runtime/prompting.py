@@ -13,7 +13,8 @@ from adapterhub_registry.store import Registry
 
 TRIGGER_MODES = ("off", "prepend", "append")
 
-_IN_SYNTAX = re.compile(r"\\|:\s*[+-]?[.\d]+\s*\)")
+_IN_SYNTAX = re.compile(r"\\[()\[\]\\]|:\s*[+-]?[.\d]+\s*\)")
+_ESCAPED = re.compile(r"\\.")
 _TAG = re.compile(
     r"<(?:lora|lyco):(?P<name>[^:@<>]*(?:@(?:sha256:)?[^:<>]*)?)(?P<weights>[^<>]*)(?P<end>>?)", re.IGNORECASE
 )
@@ -50,7 +51,7 @@ def with_triggers(prompt: str, words: Sequence[str], mode: str, *, syntax: str =
     said = letters_of(prompt, syntax)
     missing: list[str] = []
     for word in words:
-        written = word.strip() if _IN_SYNTAX.search(word) else escape(word.strip())
+        written = word.strip() if _is_in_syntax(word) else escape(word.strip())
         letters = letters_of(written)
         if letters.strip() and not _says(said, letters):
             missing.append(written if syntax == "weighted" else letters)
@@ -62,6 +63,16 @@ def with_triggers(prompt: str, words: Sequence[str], mode: str, *, syntax: str =
         return ", ".join([*missing, rest] if rest else missing)
     rest = prompt.rstrip(", \t\n")
     return ", ".join([rest, *missing] if rest else missing)
+
+
+def _is_in_syntax(word: str) -> bool:
+    """Say whether a word has an escape or a weight, and closes in itself all brackets that it opens."""
+    depth = 0
+    for letter in _ESCAPED.sub("", word):
+        depth += (letter in "([") - (letter in ")]")
+        if depth < 0:
+            return False
+    return depth == 0 and _IN_SYNTAX.search(word) is not None
 
 
 def extract_adapters(prompt: str, registry: Registry | None = None) -> tuple[str, Composition]:

@@ -98,7 +98,7 @@ def encode_dataset(
         for done, item in enumerate(dataset.examples, 1):
             path, caption = item.path, item.caption
             picture = cache.get(
-                ["picture", 1, item.sha256, size, base_identity, dtype],
+                ["picture", 1, item.sha256, size, base_identity, str(vae.dtype)],
                 lambda path=path: encode_picture(path),
             )
             text = cache.get(

@@ -40,14 +40,18 @@ def list_command(as_json: bool, quiet: bool) -> None:
 @click.argument("name")
 @data_options
 def show_command(name: str, as_json: bool, quiet: bool) -> None:
-    """Show what a base is: NAME is one of the list, a directory, or a hub id.
+    """Show what a base is: NAME is one of the list, a directory, a single file, or a hub id.
+
+    The memory is that of the weights; pictures need room beside them.
 
     \b
     Examples:
       adapterhub bases show mini
       adapterhub bases show ./my-sdxl --json
+      adapterhub bases show ~/models/checkpoints/my-sdxl.safetensors
     """
     from adapterhub.bases.find import find_base
+    from adapterhub.bases.memory import BITS, memory_needed
 
     base = find_base(name)
     fields: dict[str, Any] = {
@@ -57,6 +61,8 @@ def show_command(name: str, as_json: bool, quiet: bool) -> None:
         "size": f"{base.size_bytes / 1e6:.1f} MB",
         "path": str(base.path),
     }
+    for dtype in BITS:
+        fields[f"memory in {dtype}"] = f"{sum(memory_needed(base, dtype).values()) / 1e6:.1f} MB"
     for key in ("edition", "licence"):
         if key in base.card:
             fields[key] = base.card[key]

@@ -37,8 +37,9 @@ from pathlib import Path
 from typing import ClassVar
 
 EXTRAS = {
-    "sdxl": ("torch", "diffusers", "peft", "accelerate", "transformers", "numpy"),
+    "sdxl": ("torch", "diffusers", "peft", "accelerate", "transformers", "numpy", "psutil"),
     "server": ("starlette", "uvicorn"),
+    "quantized": ("torchao", "bitsandbytes"),
 }
 """What each optional part of the distribution brings."""
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from adapterhub.bases.find import find_base
+from adapterhub.bases.load import load_pipeline
 from adapterhub.errors import (
     BaseNotFoundError,
     MissingComponentError,
@@ -54,6 +56,83 @@ def test_a_sharded_unet_is_found_with_all_its_shards(mini_copy: CopyOfMini) -> N
     (path / "unet" / "b.safetensors").unlink()
     with pytest.raises(MissingComponentError, match=r"b\.safetensors"):
         find_base(path)
+
+
+def half_of(file: Path, *, scale: float = 1.0) -> Path:
+    """Write a file's tensors, times a factor, as its float16 variant."""
+    target = file.with_suffix(f".fp16{file.suffix}")
+    save_file({name: (tensor * scale).half() for name, tensor in load_file(file).items()}, target)
+    return target
+
+
+def test_a_directory_with_float16_files_alone_is_the_same_base(mini_copy: CopyOfMini) -> None:
+    path = mini_copy()
+    for file in [*path.rglob("*.safetensors")]:
+        half_of(file)
+        file.unlink()
+    base = find_base(path)
+    assert base.variant == "fp16"
+    assert (base.architecture, base.identity) == ("mini", find_base("mini").identity)
+    pipeline = load_pipeline(base, device="cpu", dtype="float32")
+    (file,) = base.weights["unet"]
+    assert torch.equal(pipeline.unet.state_dict()["conv_in.bias"], load_file(file)["conv_in.bias"].float())
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_float16_files_are_loaded_for_float16_where_they_are(mini_copy: CopyOfMini, part: str) -> None:
+    path = mini_copy()
+    (plain,) = (path / part).glob("*.safetensors")
+    half_of(plain, scale=2)  # so that the numbers tell which file was read
+    base = find_base(path)
+    assert (base.variant, base.weights[part]) == (None, (plain,))
+    for chosen, dtype, factor in (
+        (base, "bfloat16", 1),
+        (base, "float16", 2),
+        (find_base(path, variant="fp16"), "bfloat16", 2),
+    ):
+        pipeline = load_pipeline(chosen, device="cpu", dtype=dtype)
+        name, value = next(iter(getattr(pipeline, part).state_dict().items()))
+        assert torch.equal(value, (load_file(plain)[name] * factor).to(value.dtype))
+
+
+def test_a_sharded_variant_is_found_by_its_index(mini_copy: CopyOfMini) -> None:
+    path = mini_copy()
+    whole = path / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(whole)
+    shard = "diffusion_pytorch_model.fp16-00001-of-00001.safetensors"
+    save_file(tensors, whole.with_name(shard))
+    whole.with_name("diffusion_pytorch_model.safetensors.index.fp16.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(tensors, shard)})
+    )
+    whole.unlink()
+    base = find_base(path)
+    assert [file.name for file in base.weights["unet"]] == [shard]
+    assert load_pipeline(base, device="cpu", dtype="float32").unet.dtype == torch.float32
+
+
+def test_a_variant_that_is_not_there_is_an_error(mini_copy: CopyOfMini) -> None:
+    with pytest.raises(MissingComponentError, match=r"diffusion_pytorch_model\.bf16\.safetensors"):
+        find_base(mini_copy(), variant="bf16")
+
+
+def test_a_revision_is_taken_from_the_cache(
+    mini_copy: CopyOfMini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--acme--tiny"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "v1").write_text(commit)
+    path = mini_copy()
+    plain = path / "unet" / "diffusion_pytorch_model.safetensors"
+    plain.rename(plain.with_suffix(".fp16.safetensors"))
+    (repository / "snapshots").mkdir()
+    path.rename(repository / "snapshots" / commit)
+    for name in ("acme/tiny@v1", f"acme/tiny@{commit}"):
+        base = find_base(name)
+        assert (base.name, base.variant, base.path.name) == (name, "fp16", commit)
+    with pytest.raises(BaseNotFoundError, match="offline, and not in the cache"):
+        find_base("acme/tiny@v2")
 
 
 def test_an_unknown_name_suggests_near_ones() -> None:
@@ -141,8 +220,6 @@ def test_pickled_weights_in_a_pipeline_are_refused(mini_copy: CopyOfMini) -> Non
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors", "model"])
 def test_a_pickled_checkpoint_is_refused_under_any_name(tmp_path: Path, name: str) -> None:
-    import torch
-
     torch.save({"state_dict": {"w": torch.zeros(2)}}, tmp_path / name)
     with pytest.raises(PickleRefusedError):
         find_base(tmp_path / name)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from adapterhub.errors import MaskSizeError, PlaneError, SettingError
 from adapterhub.formats.read import read_adapter
 from adapterhub.lora.merge import merge
-from adapterhub.lora.weights import AdapterTensors, Dense, LowRank, Target
+from adapterhub.lora.weights import AdapterTensors, Dense, LowRank, Native, Target
 from adapterhub.runtime.active import ActiveAdapter, ActivePlan, LoadedAdapter
 from adapterhub.runtime.composition import Composition
 from adapterhub.runtime.engine import GenerationResult, Runtime
@@ -419,3 +419,38 @@ def test_the_planner_takes_what_was_measured_to_be_faster() -> None:
     for _ in range(9):
         planner.observe("mixed", 2, 64, 0.1)
     assert planner.choose(plans, pictures=2, pixels=64).together
+
+
+def test_nothing_is_written_where_nothing_can_be(runtime: Runtime, registry: Registry) -> None:
+    """Offloaded piece by piece, neither the UNet nor the text encoders have weights to write to."""
+    hidden = Planes(runtime.pipeline, is_writable=False, writes_text=False)
+    [term] = WORDS.terms
+    version = registry.resolve("me/words")
+    loaded = {term.reference: LoadedAdapter(version, random_adapter(runtime, 3, with_text=True))}
+    active = ActivePlan(WORDS, loaded)
+    before, settings = weights(runtime), {"num_inference_steps": 2, "output_type": "np"}
+
+    def picture() -> np.ndarray:
+        return runtime.pipeline(PROMPT, generator=torch.Generator().manual_seed(1), **settings).images[0]
+
+    hidden.compose(active, "low_rank")
+    assert unchanged(runtime, before)
+    beside = picture()
+    hidden.restore()
+    base = picture()
+    runtime.compose("me/words")
+    assert np.abs(picture() - beside).max() <= 1e-4
+    assert np.abs(base - beside).max() > 0.02
+    with pytest.raises(PlaneError, match="cannot be written to"):
+        hidden.compose(active, "fused")
+    spoilt = ActivePlan(WORDS, {term.reference: LoadedAdapter(version, dora(runtime))})
+    with pytest.raises(PlaneError, match=r"dora on .* needs the base's weight"):
+        hidden.compose(spoilt, "low_rank")
+    runtime.compose(None)
+    assert np.array_equal(picture(), base)
+
+
+def dora(runtime: Runtime) -> AdapterTensors:
+    [(target, layer), *_] = random_adapter(runtime, 1).layers.items()
+    tensors = {"down": layer.down, "up": layer.up, "magnitude": torch.ones(layer.shape[0], 1)}
+    return AdapterTensors({target: Native("dora", tensors, 1.0, "config")})
