@@ -48,7 +48,7 @@ class Acting:
 class Planes:
     """Has compositions act on a pipeline, in its weights or beside them.
 
-    Text encoders are written to, if they can be, whatever the plane is: a prompt's embedding is the same on all.
+    Text encoders are written to, if they can be, on every plane: a prompt's embedding is the same on all.
 
     Args:
         pipeline: Its UNet and text encoders are changed.
