@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adapterhub.formats.diffusers import diffusers_bytes
 from adapterhub.lora.weights import AdapterTensors, LowRank, Target
@@ -42,6 +42,10 @@ def weights(runtime: Runtime) -> dict[str, torch.Tensor]:
     }
 
 
+def relative(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max())
+
+
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     return Registry(tmp_path_factory.mktemp("registry"))
@@ -58,6 +62,24 @@ def runtime(registry: Registry) -> Iterator[Runtime]:
             (folder / f"{name}.safetensors").write_bytes(data)
             registry.add(folder / f"{name}.safetensors", name=f"me/{name}", base="mini")
         yield runtime
+
+
+@pytest.fixture(scope="module")
+def inputs(runtime: Runtime) -> dict[str, Tensor]:
+    """What the UNet takes for a batch of two pictures with guidance."""
+    generator = torch.Generator().manual_seed(3)
+    config = runtime.pipeline.unet.config
+    rows = 4
+    pooled = runtime.pipeline.text_encoder_2.config.projection_dim
+    return {
+        "sample": torch.randn(rows, 4, 16, 16, generator=generator),
+        "timestep": torch.tensor(500),
+        "encoder_hidden_states": torch.randn(rows, 77, config.cross_attention_dim, generator=generator),
+        "added_cond_kwargs": {
+            "text_embeds": torch.randn(rows, pooled, generator=generator),
+            "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * rows),
+        },
+    }
 
 
 @pytest.fixture

@@ -1,0 +1,93 @@
+"""The UNet's repeated blocks, compiled in place: modules, their names and parameters stay as they are."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from adapterhub.errors import SettingError
+
+BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
+"""Classes of diffusers that hold nearly all of a UNet's work; equal ones share what was compiled."""
+COMPILERS: dict[str, dict[str, Any]] = {
+    "inductor": {},
+    "reduce-overhead": {"mode": "reduce-overhead"},
+    "max-autotune": {"mode": "max-autotune"},
+    "max-autotune-no-cudagraphs": {"mode": "max-autotune-no-cudagraphs"},
+    "aot_eager": {"backend": "aot_eager"},
+}
+"""What `torch.compile` is told, by the name that the record of a picture has."""
+SHAPES = 256
+"""Compiled forms of a block at most, as many as torch allows in all; a size of pictures takes about 15."""
+
+
+def compiler_name(how: bool | str) -> str:
+    """Return which of `COMPILERS` is meant; True is `inductor`, False is nothing, an empty text.
+
+    Raises:
+        SettingError: There is no such one.
+    """
+    name = how if isinstance(how, str) else "inductor" if how else ""
+    if name and name not in COMPILERS:
+        rule = f"it must be True, False, or one of {', '.join(COMPILERS)}"
+        raise SettingError("how to compile", name, rule)
+    return name
+
+
+class CompiledBlocks:
+    """Has a UNet's blocks run compiled, or as they were.
+
+    Shapes are compiled as they come, each for itself: what a picture's bits depend on must not be what was
+    drawn before.
+
+    Args:
+        unet: Its blocks.
+        name: One of `COMPILERS`; empty for none, and then nothing here has an effect.
+
+    Raises:
+        SettingError: The layers of a block are moved to the device for each use, or torch is too old.
+    """
+
+    def __init__(self, unet: nn.Module, name: str) -> None:
+        self.name = name
+        self._before: dict[nn.Module, Callable[..., Any] | None] = {}
+        self._after: dict[nn.Module, Callable[..., Any]] = {}
+        self._handles: list[RemovableHandle] = []
+        if not name:
+            return
+        if "recompile_limit" not in signature(torch.compile).parameters:
+            rule = f"torch {torch.__version__} gives up after eight shapes; install a newer one"
+            raise SettingError("how to compile", name, rule)
+        blocks = [module for module in unet.modules() if type(module).__name__ in BLOCKS]
+        if any(hasattr(layer, "_hf_hook") for block in blocks for layer in block.modules()):
+            rule = 'layers are moved for each use; offload="model" moves whole components'
+            raise SettingError("how to compile", name, rule)
+        for block in blocks:
+            self._before[block] = vars(block).get("_compiled_call_impl")
+            block.compile(dynamic=False, recompile_limit=SHAPES, **COMPILERS[name])
+            self._after[block] = vars(block)["_compiled_call_impl"]
+        self._handles.append(unet.register_forward_pre_hook(_begin_step))
+
+    def run(self, *, compiled: bool) -> None:
+        """Have the blocks run compiled, or as they were."""
+        for block, call in (self._after if compiled else self._before).items():
+            if call is None:
+                vars(block).pop("_compiled_call_impl", None)
+            else:
+                vars(block)["_compiled_call_impl"] = call
+
+    def close(self) -> None:
+        """Give the blocks back as they were; closing twice is allowed."""
+        self.run(compiled=False)
+        for handle in self._handles:
+            handle.remove()
+        for blocks in (self._before, self._after, self._handles):
+            blocks.clear()
+
+
+def _begin_step(*_: object) -> None:
+    """Let CUDA graphs use their memory again: the outputs of the last prediction's blocks are done with."""
+    torch.compiler.cudagraph_mark_step_begin()
