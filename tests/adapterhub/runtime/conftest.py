@@ -1,6 +1,7 @@
 """Random adapters on the mini base, in a registry, and a runtime that can compose them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,21 @@ def weights(runtime: Runtime) -> dict[str, torch.Tensor]:
     }
 
 
+def unet_inputs(runtime: Runtime, *, rows: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(3)
+    width = runtime.pipeline.unet.config.cross_attention_dim
+    pooled = runtime.pipeline.text_encoder_2.config.projection_dim
+    return {
+        "sample": torch.randn(rows, 4, 16, 16, generator=generator),
+        "timestep": torch.tensor(500),
+        "encoder_hidden_states": torch.randn(rows, 77, width, generator=generator),
+        "added_cond_kwargs": {
+            "text_embeds": torch.randn(rows, pooled, generator=generator),
+            "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * rows),
+        },
+    }
+
+
 def relative(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
 
@@ -65,21 +81,9 @@ def runtime(registry: Registry) -> Iterator[Runtime]:
 
 
 @pytest.fixture(scope="module")
-def inputs(runtime: Runtime) -> dict[str, Tensor]:
+def inputs(runtime: Runtime) -> dict[str, Any]:
     """What the UNet takes for a batch of two pictures with guidance."""
-    generator = torch.Generator().manual_seed(3)
-    config = runtime.pipeline.unet.config
-    rows = 4
-    pooled = runtime.pipeline.text_encoder_2.config.projection_dim
-    return {
-        "sample": torch.randn(rows, 4, 16, 16, generator=generator),
-        "timestep": torch.tensor(500),
-        "encoder_hidden_states": torch.randn(rows, 77, config.cross_attention_dim, generator=generator),
-        "added_cond_kwargs": {
-            "text_embeds": torch.randn(rows, pooled, generator=generator),
-            "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * rows),
-        },
-    }
+    return unet_inputs(runtime, rows=4)
 
 
 @pytest.fixture
