@@ -1,7 +1,9 @@
 """The UNet's repeated blocks, compiled in place: modules, their names and parameters stay as they are."""
 
 from collections.abc import Callable
+from functools import partial
 from inspect import signature
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from adapterhub.errors import SettingError
 
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
-"""Classes of diffusers that hold nearly all of a UNet's work; equal ones share what was compiled."""
+"""Classes of diffusers that do nearly all of a UNet's work; blocks of equal shapes share what is compiled."""
 COMPILERS: dict[str, dict[str, Any]] = {
     "inductor": {},
     "reduce-overhead": {"mode": "reduce-overhead"},
@@ -21,7 +23,7 @@ COMPILERS: dict[str, dict[str, Any]] = {
 }
 """What `torch.compile` is told, by the name that the record of a picture has."""
 SHAPES = 256
-"""Compiled forms of a block at most, as many as torch allows in all; a size of pictures takes about 15."""
+"""Forms of a block at most, as many as torch allows: each size of a picture and of a batch is one."""
 
 
 def compiler_name(how: bool | str) -> str:
@@ -53,8 +55,7 @@ class CompiledBlocks:
 
     def __init__(self, unet: nn.Module, name: str) -> None:
         self.name = name
-        self._before: dict[nn.Module, Callable[..., Any] | None] = {}
-        self._after: dict[nn.Module, Callable[..., Any]] = {}
+        self._calls: dict[nn.Module, Callable[..., Any]] = {}
         self._handles: list[RemovableHandle] = []
         if not name:
             return
@@ -65,27 +66,44 @@ class CompiledBlocks:
         if any(hasattr(layer, "_hf_hook") for block in blocks for layer in block.modules()):
             rule = 'layers are moved for each use; offload="model" moves whole components'
             raise SettingError("how to compile", name, rule)
+        calls: dict[object, Callable[..., Any]] = {}
         for block in blocks:
-            self._before[block] = vars(block).get("_compiled_call_impl")
-            block.compile(dynamic=False, recompile_limit=SHAPES, **COMPILERS[name])
-            self._after[block] = vars(block)["_compiled_call_impl"]
+            kind = (type(block), *(parameter.shape for parameter in block.parameters()))
+            if kind not in calls:
+                settings = {"dynamic": False, "recompile_limit": SHAPES, **COMPILERS[name]}
+                calls[kind] = torch.compile(_own_code(_call), **settings)
+            self._calls[block] = partial(calls[kind], block)
+        self.run(compiled=True)
         self._handles.append(unet.register_forward_pre_hook(_begin_step))
 
     def run(self, *, compiled: bool) -> None:
         """Have the blocks run compiled, or as they were."""
-        for block, call in (self._after if compiled else self._before).items():
-            if call is None:
-                vars(block).pop("_compiled_call_impl", None)
-            else:
+        for block, call in self._calls.items():
+            if compiled:
                 vars(block)["_compiled_call_impl"] = call
+            else:
+                vars(block).pop("_compiled_call_impl", None)
 
     def close(self) -> None:
         """Give the blocks back as they were; closing twice is allowed."""
         self.run(compiled=False)
         for handle in self._handles:
             handle.remove()
-        for blocks in (self._before, self._after, self._handles):
-            blocks.clear()
+        self._handles.clear()
+        self._calls.clear()
+
+
+def _call(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+    return block._call_impl(*inputs, **named)
+
+
+def _own_code(function: FunctionType) -> Callable[..., Any]:
+    """Return a function that torch compiles apart from all others.
+
+    torch keeps what it compiled by the code object, and does not look whether modules have the same hooks
+    (`torch._dynamo.config.skip_nnmodule_hook_guards`): blocks with reserved buffers would run without them.
+    """
+    return FunctionType(function.__code__.replace(), function.__globals__)
 
 
 def _begin_step(*_: object) -> None:

@@ -157,7 +157,7 @@ class Runtime:
             reserve_rank: See `load`.
 
         Raises:
-            PipelineRefusedError: A part is missing, or carries layers of PEFT.
+            PipelineRefusedError: A part is missing, carries layers of PEFT, or is a compiled UNet.
 
         Example:
             >>> from adapterhub.bases.load import load_pipeline
