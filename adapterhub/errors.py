@@ -14,6 +14,7 @@ AdapterHubError
 │       └── MemorySizeError  a device is too small for a base
 ├── CompositionError         a composition in text cannot be read
 ├── PlaneError               what is composed cannot act in the way that was asked for
+│   └── RankError            its rank exceeds the buffers that were reserved
 ├── PromptError              a prompt cannot be read
 │   ├── PromptWeightError    a weight in it is no number, or out of range
 │   └── AdapterTagError      a tag `<lora:name:weight>` in it cannot be read
@@ -224,6 +225,28 @@ class PlaneError(AdapterHubError):
         self.plane = plane
         self.reason = reason
         super().__init__(f"the {plane.replace('_', '-')} plane cannot do this: {reason}")
+
+
+class RankError(PlaneError):
+    """A stack of adapters has a higher rank on a module than the reserved buffers.
+
+    Attributes:
+        rank: The stack's.
+        limit: The buffers'.
+        target: The module.
+    """
+
+    code = "rank-exceeded"
+
+    def __init__(self, plane: str, rank: int, limit: int, target: str) -> None:
+        self.rank = rank
+        self.limit = limit
+        self.target = target
+        super().__init__(
+            plane,
+            f"the adapters together have rank {rank} on {target}, and rank {limit} is reserved; compose "
+            f'fewer, resize them, load with reserve_rank={rank}, or compose on plane="fused"',
+        )
 
 
 class PromptError(AdapterHubError):

@@ -10,6 +10,8 @@ from adapterhub.settings import Settings
 
 CLASS_OF_LAYERS = "BaseTunerLayer"
 """Of which PEFT's layers are."""
+COMPILED_MODULE = "OptimizedModule"
+"""What `torch.compile` makes of a module."""
 
 
 def base_of(pipeline: Any, *, name: str = "wrapped") -> Base:
@@ -22,7 +24,7 @@ def base_of(pipeline: Any, *, name: str = "wrapped") -> Base:
         name: For records.
 
     Raises:
-        PipelineRefusedError: A part is missing, or carries layers of PEFT.
+        PipelineRefusedError: A part is missing, or carries layers of PEFT, or the UNet is compiled.
     """
     missing = [part for part in WEIGHTED if getattr(pipeline, part, None) is None]
     if missing:
@@ -32,6 +34,13 @@ def base_of(pipeline: Any, *, name: str = "wrapped") -> Base:
             if any(kind.__name__ == CLASS_OF_LAYERS for kind in type(module).__mro__):
                 where = f"{part}.{path} is a layer of PEFT, which would act on top of what is composed"
                 raise PipelineRefusedError(type(pipeline).__name__, f"{where}; call unload_lora_weights()")
+    for module in pipeline.unet.modules():
+        if type(module).__name__ == COMPILED_MODULE or module._compiled_call_impl is not None:
+            raise PipelineRefusedError(
+                type(pipeline).__name__,
+                "its unet is compiled, and compiled code does not notice the hooks that adapters may need; "
+                "wrap it uncompiled, with Runtime.wrap(pipeline, compile=True)",
+            )
     shapes = {key: tuple(value.shape) for key, value in pipeline.unet.state_dict().items()}
     encoders = [
         {key: getattr(encoder.config, key) for key in TEXT_ENCODER_SHAPE}

@@ -50,11 +50,13 @@ class Drawn:
     Attributes:
         images: RGB.
         rank: To which the mixed plane padded factors.
+        compiler: What the UNet's blocks were compiled by; empty if they were not.
         step_seconds: Mean time of a step, 0.0 for a single one.
     """
 
     images: list[Image.Image]
     rank: int
+    compiler: str
     step_seconds: float
 
 
@@ -115,7 +117,7 @@ def draw(
         finally:
             pipeline.scheduler = own
     seconds = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
-    return Drawn(output.images, acting.rank, seconds)
+    return Drawn(output.images, acting.rank, planes.compiler_of(plans[0], plane), seconds)
 
 
 def _embeddings(

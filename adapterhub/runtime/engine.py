@@ -3,19 +3,19 @@
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from PIL import Image
 
 from adapterhub.bases.find import Base, find_base
 from adapterhub.bases.load import choose_device, is_writable, load_pipeline
 from adapterhub.bases.wrapped import base_of
 from adapterhub.errors import ArchitectureError, EmptyPromptError, RuntimeClosedError, SettingError
 from adapterhub.runtime.active import ActivePlan
+from adapterhub.runtime.compiled import compiler_name
 from adapterhub.runtime.composition import BASE, Composition
 from adapterhub.runtime.draw import OnStep
 from adapterhub.runtime.loading import Loader
@@ -27,6 +27,7 @@ from adapterhub.runtime.records import recorded_plan
 from adapterhub.runtime.regions import Regions
 from adapterhub.runtime.request import Batch, Request, series
 from adapterhub.runtime.residency import BUDGET_BYTES, DEVICE_BYTES, ResidencyMetrics, ResidentSet
+from adapterhub.runtime.result import GenerationResult
 from adapterhub.runtime.schedule import Plan, terms_of, with_terms
 from adapterhub.runtime.schedulers import make_scheduler, recorded_scheduler
 from adapterhub_registry.manifest import Version
@@ -42,24 +43,6 @@ Composable: TypeAlias = str | Plan | None
 """A composition as text, a plan, or None for the base."""
 
 
-@dataclass(frozen=True)
-class GenerationResult:
-    """What `Runtime.generate` made.
-
-    Attributes:
-        images: The pictures, RGB.
-        records: What decides the bytes of each.
-    """
-
-    images: list[Image.Image]
-    records: list[GenerationRecord]
-
-    @property
-    def record(self) -> GenerationRecord:
-        """The record of the first picture."""
-        return self.records[0]
-
-
 class Runtime:
     """One loaded pipeline; make it with `Runtime.load`. It serves one call at a time."""
 
@@ -72,13 +55,20 @@ class Runtime:
         resident_bytes: int = BUDGET_BYTES,
         device_bytes: int = DEVICE_BYTES,
         pristine: str = "gpu",
+        compile: bool | str = False,  # noqa: A002 - torch's name
+        reserve_rank: int | None = None,
     ) -> None:
         self._pipeline: StableDiffusionXLPipeline | None = pipeline
         self._lock = threading.RLock()
         self._registry = registry
         has_weights = not any(parameter.is_meta for parameter in pipeline.text_encoder.parameters())
         self._planes = Planes(
-            pipeline, is_writable=is_writable(pipeline), writes_text=has_weights, policy=pristine
+            pipeline,
+            is_writable=is_writable(pipeline),
+            writes_text=has_weights,
+            policy=pristine,
+            compiler=compiler_name(compile),
+            reserve_rank=reserve_rank,
         )
         self._planner = Planner(is_writable=self._planes.is_writable)
         self._painter = Painter(pipeline, base, self._planes, self._planner)
@@ -100,6 +90,8 @@ class Runtime:
         resident_bytes: int = BUDGET_BYTES,
         device_bytes: int = DEVICE_BYTES,
         pristine: str = "gpu",
+        compile: bool | str = False,  # noqa: A002
+        reserve_rank: int | None = None,
     ) -> "Runtime":
         """Load a base.
 
@@ -115,6 +107,10 @@ class Runtime:
             device_bytes: Likewise on the device; without effect on the CPU.
             pristine: Where the base's weights are kept while others stand in their place: `gpu`, beside them;
                 `pinned`, in the host's memory; `mmap`, in a mapped file.
+            compile: Whether the UNet's blocks are compiled, for each size of pictures at its first use; or by
+                which of `adapterhub.runtime.compiled.COMPILERS`.
+            reserve_rank: The low-rank and the mixed plane are compiled too, and take plain LoRAs up to this
+                rank, that of all adapters together on a module.
 
         Raises:
             AdapterHubError: As `find_base`, `choose_device` and `load_pipeline`.
@@ -125,6 +121,7 @@ class Runtime:
             (64, 64)
         """
         device, dtype = choose_device(device, dtype)
+        compiler = compiler_name(compile)
         found = base if isinstance(base, Base) else find_base(base, config=config)
         pipeline = load_pipeline(found, device=device, dtype=dtype, offload=offload, quantize=quantize)
         return cls(
@@ -134,6 +131,8 @@ class Runtime:
             resident_bytes=resident_bytes,
             device_bytes=device_bytes,
             pristine=pristine,
+            compile=compiler,
+            reserve_rank=reserve_rank,
         )
 
     @classmethod
@@ -144,6 +143,8 @@ class Runtime:
         base: str | Path | Base | None = None,
         registry: Registry | None = None,
         resident_bytes: int = BUDGET_BYTES,
+        compile: bool | str = False,  # noqa: A002
+        reserve_rank: int | None = None,
     ) -> "Runtime":
         """Take a pipeline that was loaded elsewhere, and give it back by `close` as it came.
 
@@ -152,9 +153,11 @@ class Runtime:
             base: What it was loaded from, for records that can be replayed; by default they say `wrapped`.
             registry: See `load`.
             resident_bytes: See `load`.
+            compile: See `load`.
+            reserve_rank: See `load`.
 
         Raises:
-            PipelineRefusedError: A part is missing, or carries layers of PEFT.
+            PipelineRefusedError: A part is missing, carries layers of PEFT, or is a compiled UNet.
 
         Example:
             >>> from adapterhub.bases.load import load_pipeline
@@ -169,7 +172,14 @@ class Runtime:
             if found.architecture != wrapped.architecture:
                 raise ArchitectureError(found.architecture, wrapped.architecture)
             wrapped = found
-        return cls(pipeline, wrapped, registry=registry, resident_bytes=resident_bytes)
+        return cls(
+            pipeline,
+            wrapped,
+            registry=registry,
+            resident_bytes=resident_bytes,
+            compile=compile,
+            reserve_rank=reserve_rank,
+        )
 
     @property
     def pipeline(self) -> "StableDiffusionXLPipeline":
@@ -233,7 +243,7 @@ class Runtime:
             ArchitectureError: An adapter is for another architecture.
             TargetError: An adapter changes modules that the pipeline does not have.
             NotFiniteError: An adapter holds NaN or infinity.
-            PlaneError: It cannot act on that plane.
+            PlaneError: It cannot act on that plane; `RankError` if its rank exceeds what is reserved.
         """
         plan = _plan(composition)
         with self._lock:
@@ -402,7 +412,7 @@ class Runtime:
         """Put the base's weights back and let go of the pipeline; closing twice is allowed."""
         with self._lock:
             composed = self._planes.composed
-            self._planes.restore()
+            self._planes.close()
             composed.release()
             self._loader.resident.close()
             self._pipeline = None

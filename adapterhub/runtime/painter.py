@@ -110,6 +110,8 @@ class Painter:
             "plane": "base" if is_base else choice.plane,
             "plane_reason": "" if is_base else choice.why,
             "plane_rank": drawn.rank,
+            "reserved_rank": self._planes.reserved_rank,
+            "compiled": drawn.compiler,
             "versions": library_versions(),
         }
         return [

@@ -11,10 +11,12 @@ from torch import nn
 from adapterhub.errors import PlaneError
 from adapterhub.lora.weights import COMPONENTS, AdapterTensors, Target
 from adapterhub.runtime.active import ActivePlan, Stack, text_encoder_digest
+from adapterhub.runtime.compiled import CompiledBlocks
 from adapterhub.runtime.fused import FusedPlane
 from adapterhub.runtime.low_rank import LowRankPlane, rank_of
 from adapterhub.runtime.region_plane import RegionPlane
 from adapterhub.runtime.regions import Regions
+from adapterhub.runtime.reserved import ReservedPlane
 from adapterhub.runtime.schedule import Composite
 from adapterhub.runtime.targets import TargetIndex
 from adapterhub.runtime.weight_bank import Delta
@@ -48,13 +50,21 @@ class Acting:
 class Planes:
     """Has compositions act on a pipeline, in its weights or beside them.
 
-    Text encoders are written to, if they can be, on every plane: a prompt's embedding is the same on all.
+    Text encoders are written to, if they can be, whatever the plane is: a prompt's embedding is the same on
+    all. Compiled blocks run as they were while hooks that come and go are on them: on the low-rank and the
+    mixed plane without a reserved rank, and under `Regions`.
 
     Args:
         pipeline: Its UNet and text encoders are changed.
         is_writable: Whether the UNet's weights can be rewritten; those of a quantized one cannot.
         writes_text: Likewise of the text encoders; those of a base that is offloaded piece by piece cannot.
         policy: Where pristine weights lie; see `WeightBank`.
+        compiler: What the UNet's blocks are compiled by; see `CompiledBlocks`.
+        reserve_rank: For which the low-rank and the mixed plane have static buffers; None for hooks that come
+            and go.
+
+    Raises:
+        SettingError: The blocks cannot be compiled, or the rank is below 1.
     """
 
     def __init__(
@@ -64,6 +74,8 @@ class Planes:
         is_writable: bool = True,
         writes_text: bool = True,
         policy: str = "gpu",
+        compiler: str = "",
+        reserve_rank: int | None = None,
     ) -> None:
         components: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in COMPONENTS}
         self._pipeline: Any = pipeline
@@ -75,6 +87,14 @@ class Planes:
         dtype = pipeline.unet.dtype
         self._on_text = None if writes_text else LowRankPlane(self.targets, self._pristine, dtype)
         self._regions = RegionPlane(self._low_rank, self.targets, pipeline.unet)
+        self._reserved = (
+            None
+            if reserve_rank is None
+            else ReservedPlane(self.targets, reserve_rank, dtype=dtype, device=self._device)
+        )
+        self._blocks = CompiledBlocks(pipeline.unet, compiler)
+        if self._reserved is not None:
+            self._reserved.install()
         self.composed = ActivePlan()
         self.plane = "fused"
 
@@ -90,6 +110,7 @@ class Planes:
         Raises:
             PlaneError: It cannot act on that plane.
         """
+        self._check([active], plane, active.alone or ([active.at(0, 1)] if active.is_constant else []))
         self.composed, self.plane = ActivePlan(), "fused"
         try:
             self._compose(active, plane)
@@ -101,11 +122,28 @@ class Planes:
     def restore(self) -> None:
         """Compose nothing."""
         self.composed, self.plane = ActivePlan(), "fused"
-        self._low_rank.restore()
-        self._regions.restore()
+        self._take_off()
         if self._on_text is not None:
             self._on_text.restore()
         self.fused.restore()
+        self._blocks.run(compiled=True)
+
+    def close(self) -> None:
+        """Compose nothing, and give the pipeline back as it came; closing twice is allowed."""
+        self.restore()
+        self._blocks.close()
+        if self._reserved is not None:
+            self._reserved.close()
+
+    @property
+    def reserved_rank(self) -> int:
+        """For which there are static buffers; 0 for none."""
+        return self._reserved.rank if self._reserved is not None else 0
+
+    def compiler_of(self, active: ActivePlan, plane: str) -> str:
+        """Return what the blocks that run are compiled by; empty if they run as they were."""
+        is_static = plane == "fused" or (self._reserved is not None and not isinstance(active.plan, Regions))
+        return self._blocks.name if is_static else ""
 
     @contextmanager
     def acting(
@@ -118,7 +156,7 @@ class Planes:
             plane: One of `PLANES`.
             steps: Denoising steps.
             grid: Height and width of the latents.
-            rank: To which the mixed plane pads factors, at least.
+            rank: To which the mixed plane pads factors, at least; without effect where one is reserved.
 
         Raises:
             PlaneError: Something cannot act on that plane.
@@ -127,19 +165,23 @@ class Planes:
         now = [change[0] for change in changes]
         text = [plan.on_text(steps) for plan in plans]
         only = plans[0]
-        if plane == "mixed":
+        if plane == "mixed" and self._reserved is not None:
+            rank = self._reserved.rank
+        elif plane == "mixed":
             rank = max(rank, *(rank_of([stack]) for change in changes for stack in change.values()), 0)
 
         def place() -> None:
             if isinstance(only.plan, Regions):
                 height, width = grid
+                self._take_off()
                 self._fuse((), text[-1])
                 self._regions.apply(only.regions, height=height, width=width, device=self._device)
             elif plane == "fused":
+                self._take_off()
                 self._fuse(now[0], text[-1])
             else:
                 self._fuse((), text[-1])
-                self._low_rank.apply([_only(stack, "unet") for stack in now], rank=rank, device=self._device)
+                self._add(now, rank=rank)
 
         def prepare_text(picture: int) -> None:
             one = picture % len(plans)
@@ -150,9 +192,9 @@ class Planes:
                 now[:] = [change.get(step + 1, before) for change, before in zip(changes, now, strict=True)]
                 place()
 
-        self._check(plans, plane)
+        self._check(plans, plane, only.alone or [one for change in changes for one in change.values()])
         try:
-            self._low_rank.restore()
+            self._blocks.run(compiled=bool(self.compiler_of(only, plane)))
             if isinstance(only.plan, Composite):
                 now[0] = ()
                 with self._mean_of(only.alone, text[0], plane):
@@ -165,11 +207,9 @@ class Planes:
                     lambda picture: digests[picture % len(digests)], prepare_text, place, after_step, rank
                 )
         finally:
-            self._regions.restore()
-            self._low_rank.restore()
             self._compose_again()
 
-    def _check(self, plans: Sequence[ActivePlan], plane: str) -> None:
+    def _check(self, plans: Sequence[ActivePlan], plane: str, stacks: Sequence[Stack]) -> None:
         if plane == "fused" and not self.is_writable:
             raise PlaneError(
                 plane, "the base's weights cannot be written to; leave the choice of a plane out"
@@ -181,16 +221,19 @@ class Planes:
                 raise PlaneError(plane, "regions are added to what modules return; choose low_rank")
             if isinstance(plan.plan, Composite) and plane == "mixed":
                 raise PlaneError(plane, "a Composite needs predictions of its own; make its pictures apart")
+        if self._reserved is not None and plane != "fused" and not isinstance(plans[0].plan, Regions):
+            self._reserved.check([_only(stack, "unet") for stack in stacks], plane)
 
     def _compose(self, active: ActivePlan, plane: str) -> None:
-        self._check([active], plane)
         stack = active.at(0, 1) if active.is_constant else ()
         if plane == "fused":
-            self._low_rank.restore()
+            self._take_off()
             self._fuse(stack, stack)
         else:
+            self._regions.restore()
             self._fuse((), stack)
-            self._low_rank.apply([_only(stack, "unet")], device=self._device)
+            self._add([stack])
+        self._blocks.run(compiled=bool(self.compiler_of(active, plane)))
 
     def _compose_again(self) -> None:
         try:
@@ -198,6 +241,21 @@ class Planes:
         except BaseException:
             self.restore()
             raise
+
+    def _add(self, stacks: Sequence[Stack], *, rank: int = 0) -> None:
+        """Have stacks act on the UNet beside its weights."""
+        on_unet = [_only(stack, "unet") for stack in stacks]
+        if self._reserved is not None:
+            self._reserved.apply(on_unet)
+        else:
+            self._low_rank.apply(on_unet, rank=rank, device=self._device)
+
+    def _take_off(self) -> None:
+        """Have nothing act on the UNet beside its weights."""
+        self._regions.restore()
+        self._low_rank.restore()
+        if self._reserved is not None:
+            self._reserved.restore()
 
     def _fuse(self, unet: Stack, text: Stack) -> None:
         if self._on_text is not None:
@@ -221,6 +279,7 @@ class Planes:
         forward, was_set = unet.forward, "forward" in vars(unet)
         deltas: list[dict[str, Delta]] = []
         if plane == "fused":
+            self._take_off()
             whole = [(*_only(stack, "unet"), *_only(text, *TEXT)) for stack in alone]
             deltas = [self.fused.deltas(stack, device=self._device) for stack in whole]
 
@@ -231,7 +290,7 @@ class Planes:
                     output = forward(*inputs, **named)
                     yield output, output[0].float()
             else:
-                self._low_rank.apply([_only(stack, "unet") for stack in alone], device=self._device)
+                self._add(alone)
                 output = forward(*_repeated(inputs, count), **_repeated(named, count))
                 for part in output[0].float().unflatten(0, (-1, count)).unbind(1):
                     yield output, part

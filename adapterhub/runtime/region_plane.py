@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from adapterhub.runtime.active import Stack
-from adapterhub.runtime.low_rank import Addend, LowRankPlane, wanted_keys
+from adapterhub.runtime.addend import Addend
+from adapterhub.runtime.low_rank import LowRankPlane, wanted_keys
 from adapterhub.runtime.regions import Area, grids
 from adapterhub.runtime.targets import TargetIndex
 

@@ -35,7 +35,7 @@ class ReplayResult:
 def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | None = None) -> ReplayResult:
     """Make the picture at `path` again.
 
-    Base, adapters, dtype, threads, batch shape and row are taken from the record.
+    Base, adapters, dtype, threads, batch shape and row, and what was compiled are taken from the record.
 
     Args:
         path: A PNG that AdapterHub wrote.
@@ -75,7 +75,14 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | N
     threads = torch.get_num_threads()
     torch.set_num_threads(record.threads)
     try:
-        loaded = Runtime.load(base, registry=registry, device=record.device, dtype=record.dtype)
+        loaded = Runtime.load(
+            base,
+            registry=registry,
+            device=record.device,
+            dtype=record.dtype,
+            compile=record.compiled,
+            reserve_rank=record.reserved_rank or None,
+        )
         with loaded as runtime:
             result = runtime.reproduce(record, on_step=on_step)
     finally:

@@ -52,6 +52,8 @@ class GenerationRecord:
         plane: How adapters were applied; `base` means none.
         plane_reason: Why they were applied so.
         plane_rank: To which the mixed plane padded all factors; 0 for none.
+        reserved_rank: For which the low-rank and the mixed plane had static buffers; 0 for none.
+        compiled: What the UNet's blocks were compiled by, such as `inductor`; empty if they were not.
         composition: The active adapters; empty for the base.
         schedule: How they took turns or changed; empty if all acted together in every step.
         versions: Versions of the libraries that compute.
@@ -76,6 +78,8 @@ class GenerationRecord:
     plane: str = "base"
     plane_reason: str = ""
     plane_rank: int = 0
+    reserved_rank: int = 0
+    compiled: str = ""
     composition: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     schedule: dict[str, Any] = field(default_factory=dict[str, Any])
     versions: dict[str, str] = field(default_factory=dict[str, str])

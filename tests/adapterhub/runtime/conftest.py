@@ -1,10 +1,11 @@
 """Random adapters on the mini base, in a registry, and a runtime that can compose them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adapterhub.formats.diffusers import diffusers_bytes
 from adapterhub.lora.weights import AdapterTensors, LowRank, Target
@@ -42,6 +43,25 @@ def weights(runtime: Runtime) -> dict[str, torch.Tensor]:
     }
 
 
+def unet_inputs(runtime: Runtime, *, rows: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(3)
+    width = runtime.pipeline.unet.config.cross_attention_dim
+    pooled = runtime.pipeline.text_encoder_2.config.projection_dim
+    return {
+        "sample": torch.randn(rows, 4, 16, 16, generator=generator),
+        "timestep": torch.tensor(500),
+        "encoder_hidden_states": torch.randn(rows, 77, width, generator=generator),
+        "added_cond_kwargs": {
+            "text_embeds": torch.randn(rows, pooled, generator=generator),
+            "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * rows),
+        },
+    }
+
+
+def relative(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max())
+
+
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     return Registry(tmp_path_factory.mktemp("registry"))
@@ -58,6 +78,12 @@ def runtime(registry: Registry) -> Iterator[Runtime]:
             (folder / f"{name}.safetensors").write_bytes(data)
             registry.add(folder / f"{name}.safetensors", name=f"me/{name}", base="mini")
         yield runtime
+
+
+@pytest.fixture(scope="module")
+def inputs(runtime: Runtime) -> dict[str, Any]:
+    """What the UNet takes for a batch of two pictures with guidance."""
+    return unet_inputs(runtime, rows=4)
 
 
 @pytest.fixture

@@ -16,14 +16,15 @@ from adapterhub.lora.merge import merge
 from adapterhub.lora.weights import AdapterTensors, Dense, LowRank, Native, Target
 from adapterhub.runtime.active import ActiveAdapter, ActivePlan, LoadedAdapter
 from adapterhub.runtime.composition import Composition
-from adapterhub.runtime.engine import GenerationResult, Runtime
+from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.planes import Planes
 from adapterhub.runtime.planner import Planner
 from adapterhub.runtime.regions import Box, Mask, Regions
+from adapterhub.runtime.result import GenerationResult
 from adapterhub.runtime.schedule import Composite, Keyframes, KLora, Merged, Plan, Switch
 from adapterhub_registry.store import Registry
 from tests.adapterhub.lora.test_algorithms import CASES, module_state
-from tests.adapterhub.runtime.conftest import random_adapter, weights
+from tests.adapterhub.runtime.conftest import random_adapter, relative, weights
 
 pytestmark = pytest.mark.usefixtures("base_again")
 PROMPT, SEED, STEPS = "a red heart", 7, 4
@@ -36,24 +37,6 @@ def planes(runtime: Runtime) -> Iterator[Planes]:
     planes = Planes(runtime.pipeline)
     yield planes
     planes.restore()
-
-
-@pytest.fixture(scope="module")
-def inputs(runtime: Runtime) -> dict[str, Tensor]:
-    """What the UNet takes for a batch of two pictures with guidance."""
-    generator = torch.Generator().manual_seed(3)
-    config = runtime.pipeline.unet.config
-    rows = 4
-    pooled = runtime.pipeline.text_encoder_2.config.projection_dim
-    return {
-        "sample": torch.randn(rows, 4, 16, 16, generator=generator),
-        "timestep": torch.tensor(500),
-        "encoder_hidden_states": torch.randn(rows, 77, config.cross_attention_dim, generator=generator),
-        "added_cond_kwargs": {
-            "text_embeds": torch.randn(rows, pooled, generator=generator),
-            "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * rows),
-        },
-    }
 
 
 def plan_of(registry: Registry, tensors: AdapterTensors, weight: float = 1.0) -> ActivePlan:
@@ -69,10 +52,6 @@ def predict(
     with torch.no_grad(), planes.acting(plans, plane, steps=1, grid=(16, 16)) as acting:
         acting.start()
         return runtime.pipeline.unet(**inputs).sample
-
-
-def relative(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max() / other.abs().max())
 
 
 def unchanged(runtime: Runtime, before: Mapping[str, Tensor]) -> bool:

@@ -72,6 +72,23 @@ def test_a_pipeline_with_layers_of_peft_is_refused_with_the_reason(
         Runtime.wrap(pipeline)
 
 
+def test_a_pipeline_whose_unet_is_compiled_is_refused() -> None:
+    """Torch does not look whether hooks came: what acts by hooks would silently not act."""
+    pipeline = stock()
+    whole = pipeline.unet
+    for change in (whole.compile, whole.mid_block.resnets[0].compile):
+        change()
+        with pytest.raises(PipelineRefusedError, match=r"unet is compiled.*wrap\(pipeline, compile=True\)"):
+            Runtime.wrap(pipeline)
+        for module in whole.modules():
+            module._compiled_call_impl = None
+    pipeline.unet = torch.compile(whole)
+    with pytest.raises(PipelineRefusedError, match="unet is compiled"):
+        Runtime.wrap(pipeline)
+    pipeline.unet = whole
+    Runtime.wrap(pipeline).close()
+
+
 @pytest.mark.parametrize(("part", "is_told"), [(0.003, True), (0.3, False)])
 def test_an_adapter_that_bfloat16_swallows_is_told(
     runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: float, is_told: bool
