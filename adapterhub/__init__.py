@@ -15,6 +15,7 @@ _EXPORTS = {
     "Composite": "adapterhub.runtime.schedule",
     "Composition": "adapterhub.runtime.composition",
     "GenerationRecord": "adapterhub_registry.record",
+    "Grid": "adapterhub.runtime.grid",
     "Keyframes": "adapterhub.runtime.schedule",
     "Registry": "adapterhub_registry.store",
     "Runtime": "adapterhub.runtime.engine",
@@ -22,6 +23,8 @@ _EXPORTS = {
     "TrainConfig": "adapterhub.training.config",
     "Version": "adapterhub_registry.manifest",
     "compare": "adapterhub.derive",
+    "compare_pictures": "adapterhub_registry.differences",
+    "draw_grid": "adapterhub.runtime.grid",
     "export": "adapterhub.derive",
     "find_base": "adapterhub.bases.find",
     "list_bases": "adapterhub.bases.find",
@@ -41,6 +44,7 @@ __all__ = [
     "Composite",
     "Composition",
     "GenerationRecord",
+    "Grid",
     "Keyframes",
     "Registry",
     "Runtime",
@@ -49,6 +53,8 @@ __all__ = [
     "Version",
     "__version__",
     "compare",
+    "compare_pictures",
+    "draw_grid",
     "export",
     "find_base",
     "list_bases",
@@ -75,12 +81,15 @@ if TYPE_CHECKING:
     from adapterhub.lora.weights import AdapterTensors as AdapterTensors
     from adapterhub.runtime.composition import Composition as Composition
     from adapterhub.runtime.engine import Runtime as Runtime
+    from adapterhub.runtime.grid import Grid as Grid
+    from adapterhub.runtime.grid import draw_grid as draw_grid
     from adapterhub.runtime.replay import replay as replay
     from adapterhub.runtime.schedule import Composite as Composite
     from adapterhub.runtime.schedule import Keyframes as Keyframes
     from adapterhub.runtime.schedule import Switch as Switch
     from adapterhub.training.config import TrainConfig as TrainConfig
     from adapterhub.training.train import train as train
+    from adapterhub_registry.differences import compare_pictures as compare_pictures
     from adapterhub_registry.lockfile import read_lock as read_lock
     from adapterhub_registry.manifest import Version as Version
     from adapterhub_registry.record import GenerationRecord as GenerationRecord

@@ -46,6 +46,7 @@ from adapterhub_registry.errors import MissingExtraError as MissingExtraError
 from adapterhub_registry.errors import OutputError as OutputError
 from adapterhub_registry.errors import PickleRefusedError as PickleRefusedError
 from adapterhub_registry.errors import PictureError as PictureError
+from adapterhub_registry.errors import PictureFormatError as PictureFormatError
 from adapterhub_registry.errors import RecordError as RecordError
 from adapterhub_registry.errors import ReferenceSyntaxError as ReferenceSyntaxError
 from adapterhub_registry.errors import RemoteError as RemoteError

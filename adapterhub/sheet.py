@@ -1,6 +1,7 @@
 """Labelled contact sheets: a grid of pictures to look at."""
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,11 @@ MARGIN = 8
 INK = (32, 32, 32)
 PAPER = (255, 255, 255)
 LINE = (225, 225, 225)
+LABEL_WIDTH = 142
+"""Of row labels, in pixels."""
+LINE_HEIGHT = 16
+HEAD_LINES = 5
+"""So many lines a column label has at most."""
 
 
 def contact_sheet(
@@ -26,8 +32,8 @@ def contact_sheet(
 
     Args:
         rows: Rows of pictures; all rows have the same length.
-        column_labels: One above each column.
-        row_labels: One left of each row; long ones are wrapped.
+        column_labels: One above each column, in lines that fit it.
+        row_labels: One left of each row, likewise. Of labels that are too long the first paragraph is cut.
         captions: One below each picture, in the shape of `rows`.
         cell: Width and height in pixels of the square that each picture is fitted into.
 
@@ -42,26 +48,26 @@ def contact_sheet(
     font = ImageFont.load_default(13)
     small = ImageFont.load_default(11)
     left = MARGIN + (150 if row_labels else 0)
-    top = MARGIN + (24 if column_labels else 0)
     step_x = cell + MARGIN
+    heads = [_wrap(label, font, cell, HEAD_LINES) for label in column_labels]
+    top = MARGIN + (max(map(len, heads)) * LINE_HEIGHT + 8 if heads else 0)
     step_y = cell + MARGIN + (18 if captions else 0)
     columns = max((len(row) for row in rows), default=0)
     size = (left + columns * step_x + MARGIN, top + len(rows) * step_y)
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    for column, label in enumerate(column_labels):
+    for column, lines in enumerate(heads):
         middle = left + column * step_x + cell / 2
-        draw.text((middle, MARGIN + 8), _shorten(label, font, step_x), INK, font, anchor="mm")
+        for line, text in enumerate(lines):
+            draw.text((middle, MARGIN + 8 + line * LINE_HEIGHT), text, INK, font, anchor="mm")
     for number, row in enumerate(rows):
         y = top + number * step_y
         if row_labels:
-            text = "\n".join(_wrap(row_labels[number], font, 140))
+            text = "\n".join(_wrap(row_labels[number], font, LABEL_WIDTH, step_y // LINE_HEIGHT))
             draw.multiline_text((MARGIN, y + cell / 2), text, INK, font, anchor="lm", spacing=3)
         for column, picture in enumerate(row):
             x = left + column * step_x
-            longest = max(picture.size)
-            filter_ = Image.Resampling.NEAREST if cell % longest == 0 else Image.Resampling.LANCZOS
-            fitted = ImageOps.contain(picture.convert("RGB"), (cell, cell), filter_)
+            fitted = fit(picture, cell)
             sheet.paste(fitted, (x + (cell - fitted.width) // 2, y + (cell - fitted.height) // 2))
             draw.rectangle((x - 1, y - 1, x + cell, y + cell), outline=LINE)
             if captions:
@@ -70,15 +76,38 @@ def contact_sheet(
     return sheet
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def fit(picture: Image.Image, cell: int) -> Image.Image:
+    """Return a picture as large as a cell holds it, unsmoothed where a pixel becomes several whole ones."""
+    is_whole = cell % max(picture.size) == 0
+    filter_ = Image.Resampling.NEAREST if is_whole else Image.Resampling.LANCZOS
+    return ImageOps.contain(picture.convert("RGB"), (cell, cell), filter_)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int) -> list[str]:
+    """Return a label in lines; if they are too many, the first paragraph gives way to the others."""
+    first, *others = (_lines(paragraph, font, width) for paragraph in text.split("\n"))
+    rest = [line for lines in others for line in lines]
+    room = max(most - len(rest), 1)
+    if len(first) > room:
+        first = [*first[: room - 1], _shorten(f"{first[room - 1]} {first[room]}", font, width)]
+    return [*first, *rest]
+
+
+def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
+        if font.getlength(longer) <= width:
             lines[-1] = longer
-    return lines
+            continue
+        # A reference can be longer than a line: it is broken behind one of its marks, or behind any letter.
+        lines.append("")
+        for part in re.findall(r"[^/@:]*[/@:]?", word) if font.getlength(word) > width else [word]:
+            for piece in [part] if font.getlength(part) <= width else part:
+                if font.getlength(lines[-1] + piece) > width:
+                    lines.append("")
+                lines[-1] += piece
+    return lines if lines[0] or len(lines) == 1 else lines[1:]
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

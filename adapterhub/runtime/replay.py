@@ -1,18 +1,19 @@
 """Make a picture again from its own record, and say what differs if that fails."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image, ImageChops
+from PIL import Image
 
 from adapterhub.bases.find import find_base
 from adapterhub.errors import RecordError, ReplayError
 from adapterhub.runtime.engine import OnCount, Runtime
 from adapterhub.runtime.records import recorded_plan
-from adapterhub_registry.record import GenerationRecord, read_record
+from adapterhub_registry.differences import Pair, compare_pixels, differing_settings
+from adapterhub_registry.encoding import Encoding
+from adapterhub_registry.record import GenerationRecord, read_picture
 from adapterhub_registry.store import Registry
 
 
@@ -23,27 +24,31 @@ class ReplayResult:
     Attributes:
         image: The picture.
         record: Its record, as it is here.
+        encoding: How it has to be written to be the first file again.
         differences: What differs from the first record although no pixel does, for example the version of a
             library: name to (then, now).
     """
 
     image: Image.Image
     record: GenerationRecord
-    differences: Mapping[str, tuple[object, object]]
+    encoding: Encoding
+    differences: Mapping[str, Pair]
 
 
 def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | None = None) -> ReplayResult:
     """Make the picture at `path` again.
 
-    Base, adapters, dtype, threads, batch shape and row, and what was compiled are taken from the record.
+    Base, adapters, dtype, threads, batch shape and row, and what was compiled are taken from the record. Where
+    the file does not keep every pixel (JPEG, and WebP with a quality), the new picture is encoded alike before
+    both are compared.
 
     Args:
-        path: A PNG that AdapterHub wrote.
+        path: A PNG, JPEG or WebP that AdapterHub wrote.
         registry: Where its adapters are found, by digest; by default the one in `ADAPTERHUB_HOME`.
         on_step: Called after each denoising step with (steps done, steps).
 
     Returns:
-        The picture, equal to the one at `path` in every pixel, and what differs here all the same.
+        The picture, which the file at `path` shows in every pixel, and what differs here all the same.
 
     Raises:
         RecordError: The file carries no readable record.
@@ -61,7 +66,8 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | N
         >>> replay(target).record == made.record
         True
     """
-    record = read_record(path)
+    original = read_picture(path)
+    record = original.record
     try:
         recorded_plan(record)
     except ValueError as exc:
@@ -87,29 +93,10 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | N
             result = runtime.reproduce(record, on_step=on_step)
     finally:
         torch.set_num_threads(threads)
-    with Image.open(path) as original:
-        is_equal = ImageChops.difference(original.convert("RGB"), result.images[0]).getbbox() is None
-    differences = _differences(record, result.record)
-    if not is_equal:
+    encoding = Encoding.of(original.encoding.format, original.encoding.quality)
+    differences = differing_settings(record, result.record)
+    if encoding.encoder != original.encoding.encoder:
+        differences["encoding.encoder"] = (original.encoding.encoder, encoding.encoder)
+    if not compare_pixels(original.image, encoding.seen(result.images[0])).is_equal:
         raise ReplayError(path, "came out different", differences)
-    return ReplayResult(result.images[0], result.record, differences)
-
-
-def _differences(then: GenerationRecord, now: GenerationRecord) -> dict[str, tuple[object, object]]:
-    """Return every setting that differs between two records, by dotted name."""
-    was, here = _flat(asdict(then)), _flat(asdict(now))
-    return {
-        name: (was.get(name), here.get(name))
-        for name in sorted(was.keys() | here.keys())
-        if was.get(name) != here.get(name)
-    }
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in table.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+    return ReplayResult(result.images[0], result.record, encoding, differences)

@@ -6,7 +6,12 @@ import click
 
 from adapterhub_cli.output import data_options, print_rows, say
 
-WORDS = {"sha256": "the very file", "payload": "the same weights, another header", "autov1": "AutoV1 alone"}
+WORDS = {
+    "sha256": "the very file",
+    "payload": "the same weights, another header",
+    "version": "the version's digest",
+    "autov1": "AutoV1 alone",
+}
 
 
 @click.command("find-file")
@@ -15,6 +20,7 @@ WORDS = {"sha256": "the very file", "payload": "the same weights, another header
 def find_file(subject: str, as_json: bool, quiet: bool) -> int:
     """Say which version a file is, or a hash that somebody quotes: SHA-256, AutoV1, AutoV2, AutoV3.
 
+    The first digits of a version's digest are understood too, as our pictures have them in `Lora hashes`.
     Exit code 1 if it is not known.
 
     \b

@@ -1,11 +1,11 @@
 """`adapterhub generate`: make pictures."""
 
-import re
+import json
 from pathlib import Path
 
 import click
 
-from adapterhub_cli.output import data_options, locked_option, print_rows, progress
+from adapterhub_cli.output import data_options, locked_option, picture_path, print_rows, progress
 
 METHODS = ("sum", "switch", "composite")
 
@@ -37,7 +37,10 @@ METHODS = ("sum", "switch", "composite")
 @click.option("--height", type=int, help="Pixels.")
 @click.option("--device", help="cpu, cuda or mps; by default the best there is.")
 @click.option("--dtype", help="float32, float16 or bfloat16; by default float32 on the CPU, else float16.")
-@click.option("--out", type=click.Path(path_type=Path), help="PNG file; several pictures get -1, -2, ...")
+@click.option("--out", type=click.Path(path_type=Path), help="A .png, .jpg or .webp; several get -1, -2, ...")
+@click.option(
+    "--quality", type=click.IntRange(1, 100), help="Of a JPEG [default: 95], or a WebP that is lossy."
+)
 @data_options
 def generate(
     prompts: tuple[str, ...],
@@ -57,29 +60,38 @@ def generate(
     device: str | None,
     dtype: str | None,
     out: Path | None,
+    quality: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Make pictures; each PNG carries the record that `adapterhub replay` reads.
+    """Make pictures; each carries the record that `adapterhub replay` reads.
+
+    PNG is the default, and keeps every pixel; so does WebP without --quality.
 
     \b
     Examples:
       adapterhub generate -p "a red heart" --seed 7 --out heart.png
-      adapterhub generate -p "a cat" -p "a rocket" --count 4
+      adapterhub generate -p "a cat" -p "a rocket" --count 4 --out pets.webp
       adapterhub generate -p "inkwash corgi" --use me/ink@prod:0.8 --use me/corgi
       adapterhub generate -p "inkwash corgi" --use me/ink --use me/corgi --method switch --every 2
       adapterhub generate -p "a castle" --base ./my-sdxl --steps 40
     """
+    out = None if out is None else picture_path(out)
+    if quality is not None and (out is None or out.suffix.lower() == ".png"):
+        raise click.UsageError("--quality goes with a .jpg or .webp in --out")
+
     from adapterhub.runtime.composition import Composition
     from adapterhub.runtime.engine import Runtime
     from adapterhub.runtime.schedule import Composite, Plan, Switch
+    from adapterhub_registry.encoding import picture_format
     from adapterhub_registry.files import write_atomically
     from adapterhub_registry.lockfile import read_lock
-    from adapterhub_registry.record import png_with_record
+    from adapterhub_registry.record import picture_with_record
     from adapterhub_registry.settings import RegistrySettings, ensure_home
 
     ensure_home(RegistrySettings.from_environment().home)  # said before the work, not after
     names = _file_names(prompts, count, out)
+    format_name = picture_format(names[0])
     if uses and locked is not None:
         raise click.UsageError("give either --use or --locked")
     if every is not None and method != "switch":
@@ -107,14 +119,15 @@ def generate(
         )
     rows: list[dict[str, object]] = []
     for picture, record, name in zip(result.images, result.records, names, strict=True):
-        write_atomically(name, png_with_record(picture, record))
-        rows.append({"file": str(name), "seed": record.seed, "prompt": record.prompt})
+        write_atomically(name, picture_with_record(picture, record, format_name, quality=quality))
+        row: dict[str, object] = {"file": str(name), "seed": record.seed, "prompt": record.prompt}
+        rows.append(row | ({"record": json.loads(record.to_json())} if as_json else {}))
     print_rows(rows, key="file", as_json=as_json, quiet=quiet)
 
 
 def _file_names(prompts: tuple[str, ...], count: int, out: Path | None) -> list[Path]:
     """Return a file name for each picture; names that were not chosen never hit an existing file."""
-    from adapterhub_registry.files import make_directory
+    from adapterhub_registry.files import make_directory, readable_stem
 
     total = len(prompts) * max(count, 1)
     if out is not None:
@@ -124,7 +137,7 @@ def _file_names(prompts: tuple[str, ...], count: int, out: Path | None) -> list[
         return [out.with_name(f"{out.stem}-{i + 1}{out.suffix}") for i in range(total)]
     names: list[Path] = []
     for prompt in prompts:
-        stem = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "picture"
+        stem = readable_stem(prompt)
         number = 1
         for _ in range(max(count, 1)):
             while (name := Path(f"{stem}-{number}.png")).exists() or name in names:

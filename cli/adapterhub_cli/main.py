@@ -17,6 +17,7 @@ from adapterhub_cli.compare import compare
 from adapterhub_cli.convert import convert
 from adapterhub_cli.delete import delete
 from adapterhub_cli.describe import describe
+from adapterhub_cli.diff import diff
 from adapterhub_cli.doctor import doctor
 from adapterhub_cli.events import events
 from adapterhub_cli.export import export
@@ -25,6 +26,7 @@ from adapterhub_cli.find_file import find_file
 from adapterhub_cli.find_image import find_image
 from adapterhub_cli.gc import gc
 from adapterhub_cli.generate import generate
+from adapterhub_cli.grid import grid
 from adapterhub_cli.inspect import inspect
 from adapterhub_cli.lineage import lineage
 from adapterhub_cli.list import list_adapters
@@ -41,6 +43,7 @@ from adapterhub_cli.resize import resize
 from adapterhub_cli.restore import restore
 from adapterhub_cli.search import search
 from adapterhub_cli.show import show
+from adapterhub_cli.slider import slider
 from adapterhub_cli.tag import tag
 from adapterhub_cli.train import train
 from adapterhub_cli.verify import verify
@@ -67,7 +70,7 @@ def cli(verbose: bool) -> None:
 for command in (
     *(add, adopt, alias, backup, bake, bases, compare, convert, delete, doctor, events, export, extract),
     *(find_file, find_image, gc, generate, inspect, lineage, list_adapters, lock, merge, pull, push),
-    *(card, describe, preview),
+    *(card, describe, preview, diff, grid, slider),
     *(quickstart, remote, replay, resize, restore, search, show, tag, train, verify, versions, yank),
 ):
     cli.add_command(command)

@@ -86,6 +86,25 @@ def progress(label: str) -> Callable[[int, int], None]:
     return draw
 
 
+def picture_path(out: Path) -> Path:
+    """Return where a picture goes: the name that was given, or with `.png` behind one that has no suffix.
+
+    Raises:
+        click.UsageError: It has the suffix of another kind of file.
+    """
+    from adapterhub_registry.encoding import picture_format
+    from adapterhub_registry.errors import PictureFormatError
+
+    if out.name and not out.suffix:
+        out = out.with_name(f"{out.name}.png")
+        say(f"the name has no suffix; the picture will be {out}")
+    try:
+        picture_format(out)
+    except PictureFormatError as exc:
+        raise click.UsageError(str(exc)) from exc
+    return out
+
+
 def print_transfer(done: Any, *, where: str, as_json: bool, quiet: bool) -> None:
     """Print what a push or a pull did."""
     reference = f"{done.name}@{done.number}"

@@ -4,15 +4,19 @@ from pathlib import Path
 
 import click
 
-from adapterhub_cli.output import data_options, print_fields, progress, say
+from adapterhub_cli.output import data_options, picture_path, print_fields, progress, say
 
 
 @click.command()
 @click.argument("picture", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="By default PICTURE with .replay before .png.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="By default PICTURE with .replay before its suffix."
+)
 @data_options
 def replay(picture: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
     """Make PICTURE again: the same bytes, or an error that says what differs.
+
+    PICTURE is a PNG, JPEG or WebP. Where it does not keep every pixel, the new one is encoded alike first.
 
     \b
     Examples:
@@ -20,14 +24,17 @@ def replay(picture: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
       adapterhub replay heart.png --out again.png
     """
     from adapterhub.runtime.replay import replay as make_again
+    from adapterhub_registry.encoding import picture_format
     from adapterhub_registry.files import write_atomically
-    from adapterhub_registry.record import png_with_record
+    from adapterhub_registry.record import picture_with_record
     from adapterhub_registry.settings import RegistrySettings, ensure_home
 
     ensure_home(RegistrySettings.from_environment().home)
-    out = out or picture.with_suffix(f".replay{picture.suffix}")
+    out = picture_path(out or picture.with_suffix(f".replay{picture.suffix or '.png'}"))
     result = make_again(picture, on_step=progress("replay"))
-    write_atomically(out, png_with_record(result.image, result.record))
+    encoding, name = result.encoding, picture_format(out)
+    quality = encoding.quality if encoding.format == name else None
+    write_atomically(out, picture_with_record(result.image, result.record, name, quality=quality))
     say("every pixel is the same")
     for setting, (then, now) in result.differences.items():
         say(f"although {setting} was {then} then and is {now} now")

@@ -11,6 +11,7 @@
     │   └── UnknownKeysError     its keys are not understood
     ├── ArchitectureError        an adapter does not fit a base
     ├── PictureError             a preview is no picture, or too large
+    ├── PictureFormatError       a picture cannot be written in a format
     ├── RecordError              a picture carries no readable record
     ├── ReferenceSyntaxError     a string names no version
     ├── AdapterNotFoundError     there is no adapter of that name
@@ -126,6 +127,17 @@ class PickleRefusedError(AdapterHubError):
         )
 
 
+class PictureFormatError(AdapterHubError):
+    """A picture cannot be written in a format."""
+
+    code = "picture-format"
+
+    def __init__(self, format_name: str, reason: str) -> None:
+        self.format_name = format_name
+        self.reason = reason
+        super().__init__(f"cannot write a picture as {format_name}: {reason}")
+
+
 class RecordError(AdapterHubError):
     """A picture carries no AdapterHub record, or one that cannot be read."""
 
@@ -134,7 +146,7 @@ class RecordError(AdapterHubError):
     def __init__(self, path: Path, reason: str) -> None:
         self.path = path
         self.reason = reason
-        super().__init__(f"{path} {reason}. Only a PNG that AdapterHub wrote can be made again")
+        super().__init__(f"{path} {reason}. Only a picture that AdapterHub wrote has a record")
 
 
 class ReferenceSyntaxError(AdapterHubError):

@@ -1,6 +1,7 @@
 """Writing files so that they are there whole or not at all."""
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -39,10 +40,22 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(draft, 0o666 & ~umask())  # noqa: PTH101
         os.replace(draft, path)
-    except OSError as exc:
+    except BaseException as exc:  # an interrupt leaves no draft behind either
         if draft is not None:
             Path(draft).unlink(missing_ok=True)
-        raise OutputError(path, exc.strerror or str(exc)) from exc
+        if isinstance(exc, OSError):
+            raise OutputError(path, exc.strerror or str(exc)) from exc
+        raise
+
+
+def readable_stem(text: str) -> str:
+    """Return a file name without suffix that tells what a text says, at most 40 characters.
+
+    Example:
+        >>> readable_stem("A red heart, please!")
+        'a-red-heart-please'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "picture"
 
 
 def make_directory(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which adapter a file or a picture came from: by hashes, whatever the file is called now."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from adapterhub_registry.errors import FieldError, InputError, PictureError, Rec
 from adapterhub_registry.hashes import FileHashes, hash_file
 from adapterhub_registry.intake import MAX_PREVIEW_PIXELS
 from adapterhub_registry.manifest import Version
-from adapterhub_registry.record import read_record
+from adapterhub_registry.record import DAMAGE, PARAMETERS, read_record, recorded_texts
 from adapterhub_registry.rows import to_version
 from adapterhub_registry.tables import AdapterRow, FileHashRow, VersionRow
 
@@ -27,7 +28,8 @@ class FoundVersion:
 
     Attributes:
         version: The version.
-        by: What agreed: `sha256` (the very file), `payload` (the same weights, another header) or `autov1`.
+        by: What agreed: `sha256` (the very file), `payload` (the same weights, another header), `version`
+            (the version's digest) or `autov1`.
     """
 
     version: Version
@@ -64,6 +66,8 @@ def find_hashes(session: Session, hashes: FileHashes) -> list[FoundVersion]:
 def find_short_hash(session: Session, text: str) -> list[FoundVersion]:
     """Return the versions of a hash that people quote: SHA-256, AutoV1, AutoV2, AutoV3 or `sshs_model_hash`.
 
+    The beginning of a version's digest counts too: it stands among the `Lora hashes` of our own pictures.
+
     Raises:
         FieldError: It has fewer than 8 hexadecimal digits.
     """
@@ -74,6 +78,7 @@ def find_short_hash(session: Session, text: str) -> list[FoundVersion]:
     tests: list[tuple[str, Any]] = [
         ("sha256", _starts(col(FileHashRow.sha256), value)),
         ("payload", _starts(col(FileHashRow.data_sha256), value)),
+        ("version", _starts(col(VersionRow.digest), f"sha256:{value}")),
     ]
     if len(value) == SHORTEST:
         tests.append(("autov1", col(FileHashRow.autov1) == value))
@@ -122,13 +127,13 @@ def find_picture(session: Session, path: Path) -> list[UsedAdapter]:
 
 def _from_parameters(session: Session, path: Path) -> list[UsedAdapter]:
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
             if picture.width * picture.height > MAX_PREVIEW_PIXELS:
                 raise PictureError(path, "it has more than 64 million pixels")
-            parameters = str(picture.info.get("parameters", ""))
+            parameters = recorded_texts(picture).get(PARAMETERS, "")
     except FileNotFoundError as exc:
         raise InputError(path, "there is no such file") from exc
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+    except (UnidentifiedImageError, OSError, *DAMAGE, Image.DecompressionBombError) as exc:
         raise PictureError(path, "it is no picture, or a damaged one") from exc
     if not parameters:
         raise RecordError(path, "it says nothing of how it was made")

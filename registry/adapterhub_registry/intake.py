@@ -3,7 +3,6 @@
 import io
 import logging
 import re
-import struct
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,7 +27,7 @@ from adapterhub_registry.hashes import FileHashes, Hasher
 from adapterhub_registry.manifest import PayloadFile, Version
 from adapterhub_registry.probe import Probe, describe, read_peft_config
 from adapterhub_registry.publication import StoredFile
-from adapterhub_registry.record import CHUNK, GenerationRecord
+from adapterhub_registry.record import CHUNK, DAMAGE, PARAMETERS, GenerationRecord, recorded_texts
 from adapterhub_registry.safetensors_header import Header, is_pickle, read_header
 
 SINGLE_FILE = "pytorch_lora_weights.safetensors"
@@ -37,8 +36,6 @@ PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 MAX_PREVIEW_PIXELS = 64_000_000
 MAX_PREVIEW_BYTES = 64 << 20
 PREVIEW_FORMATS = ("PNG", "JPEG", "WEBP")
-DAMAGE = (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error)
-"""What Pillow raises on pictures that are not whole, beside `OSError`."""
 PARAMETER = re.compile(r'([\w +/-]+): ("(?:\\.|[^"\\])*"|[^,]*)(?:, |$)')
 BASES_GROUP = "adapterhub.bases"
 
@@ -207,7 +204,7 @@ def describe_base(
 def read_preview(path: Path) -> PreviewPicture:
     """Check that a file is a whole picture below the caps, and read what it says of how it was made.
 
-    That is our own record, or the line that the web UI writes; PNG files have them.
+    That is our own record, or the lines that the web UI writes.
 
     Raises:
         InputError: It is not there.
@@ -217,7 +214,7 @@ def read_preview(path: Path) -> PreviewPicture:
     try:
         return _recorded(path, GenerationRecord.from_json(texts.get(CHUNK, "")))
     except (ValueError, TypeError):
-        return _with_parameters(path, texts.get("parameters", ""))
+        return _with_parameters(path, texts.get(PARAMETERS, ""))
 
 
 def store_files(
@@ -315,15 +312,17 @@ def _decoded(path: Path) -> tuple[Image.Image, dict[str, str]]:
     try:
         if path.stat().st_size > MAX_PREVIEW_BYTES:
             raise PictureError(path, "it has more than 64 MiB")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap is lower
-            with Image.open(path, formats=PREVIEW_FORMATS) as picture:
-                if picture.width * picture.height > MAX_PREVIEW_PIXELS:
-                    raise Image.DecompressionBombError
-                picture.load()
-                texts = {str(name): str(text) for name, text in getattr(picture, "text", {}).items()}
-                ImageOps.exif_transpose(picture, in_place=True)
-                return picture, texts
+        # Pillow warns of large pictures, but our own cap is lower, and of what is odd in EXIF.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(path, formats=PREVIEW_FORMATS) as picture,
+        ):
+            if picture.width * picture.height > MAX_PREVIEW_PIXELS:
+                raise Image.DecompressionBombError
+            picture.load()
+            texts = recorded_texts(picture)
+            ImageOps.exif_transpose(picture, in_place=True)
+            return picture, texts
     except FileNotFoundError as exc:
         raise InputError(path, "there is no such file") from exc
     except Image.DecompressionBombError as exc:

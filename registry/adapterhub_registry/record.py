@@ -1,22 +1,32 @@
-"""What made a picture: a record inside the PNG, for `replay` and for search.
+"""What made a picture: a record inside the PNG, JPEG or WebP, for `replay` and for search.
 
-Two text chunks are written: `adapterhub`, our JSON (iTXt), which holds all that decides the bytes; and
-`parameters`, the line that AUTOMATIC1111's web UI made common, so that other tools show prompt and settings.
+Two texts are written: `adapterhub`, our JSON, which holds all that decides the bytes; and `parameters`, the
+lines that AUTOMATIC1111's web UI made common, so that other tools show prompt and settings. A PNG has them in
+text chunks of these names, JPEG and WebP in EXIF, see `adapterhub_registry.exif`.
 """
 
 import io
 import json
+import re
+import struct
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.PngImagePlugin import PngInfo
 
-from adapterhub_registry.errors import RecordError
+from adapterhub_registry.encoding import Encoding
+from adapterhub_registry.errors import PictureFormatError, RecordError
+from adapterhub_registry.exif import MAX_JPEG_BYTES, exif_bytes, exif_texts
 
 FORMAT = 1
 CHUNK = "adapterhub"
+PARAMETERS = "parameters"
+DAMAGE = (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error)
+"""What Pillow raises on pictures that are not whole, beside `OSError`."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,7 @@ class GenerationRecord:
             raise ValueError("is nested too deeply") from exc
         if not isinstance(table, dict) or table.pop("format", None) != FORMAT:  # pyright: ignore[reportUnknownMemberType]
             raise ValueError(f"is not a record of format {FORMAT}")
+        table.pop("encoding", None)  # pyright: ignore[reportUnknownMemberType] - of the file, see `Encoding`
         try:
             base = BaseRecord(**table.pop("base"))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
             record = cls(base=base, **table)  # pyright: ignore[reportUnknownArgumentType]
@@ -124,9 +135,36 @@ def _wrong_types(record: BaseRecord | GenerationRecord) -> list[str]:
     return wrong
 
 
+@dataclass(frozen=True)
+class RecordedPicture:
+    """A picture with its record.
+
+    Attributes:
+        image: RGB.
+        record: What made it.
+        encoding: How it was written.
+    """
+
+    image: Image.Image
+    record: GenerationRecord
+    encoding: Encoding
+
+
 def parameters_text(record: GenerationRecord) -> str:
-    """Return the settings as AUTOMATIC1111's web UI writes them."""
-    lines = [record.prompt]
+    """Return prompt, settings and adapters as AUTOMATIC1111's web UI writes them.
+
+    Adapters stand behind the prompt as `<lora:name:weight>` (text encoders before UNet where the two
+    differ), unless the prompt names them itself, and in `Lora hashes`. There the web UI has the first 12
+    digits of the hash of a file's tensors (AutoV3); we have those of the version's digest, which is what
+    the record knows, and what `adapterhub find-file` and `find-image` find.
+    """
+    names = [str(entry["reference"]).split("@")[0].split("/")[-1] for entry in record.composition]
+    tags = [
+        f"<lora:{name}:{_web_ui_weight(entry['strengths'])}>"
+        for name, entry in zip(names, record.composition, strict=True)
+        if not re.search(rf"<lora:([^:>]*/)?{re.escape(name)}(@[^:>]*)?[:>]", record.prompt)
+    ]
+    lines = [" ".join([record.prompt, *tags])]
     if record.negative_prompt:
         lines.append(f"Negative prompt: {record.negative_prompt}")
     settings = {
@@ -138,37 +176,96 @@ def parameters_text(record: GenerationRecord) -> str:
         "Model hash": record.base.identity.removeprefix("sha256:")[:10],
         "Model": record.base.name,
     }
+    if names:
+        digests = [str(entry["digest"]).removeprefix("sha256:") for entry in record.composition]
+        hashes = ", ".join(f"{name}: {digest[:12]}" for name, digest in zip(names, digests, strict=True))
+        settings["Lora hashes"] = f'"{hashes}"'
     lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))
     return "\n".join(lines)
+
+
+def _web_ui_weight(strengths: Mapping[str, float]) -> str:
+    unet = strengths.get("unet", 0.0)
+    text = strengths.get("text_encoder", strengths.get("text_encoder_2", unet))
+    return f"{unet:g}" if text == unet else f"{text:g}:{unet:g}"
+
+
+def picture_with_record(
+    picture: Image.Image, record: GenerationRecord, format_name: str = "PNG", *, quality: int | None = None
+) -> bytes:
+    """Return the bytes of a picture's file with its record inside; equal inputs give equal bytes.
+
+    Args:
+        picture: RGB.
+        record: What made it.
+        format_name: `PNG`, `JPEG` or `WEBP`; see `adapterhub_registry.encoding.picture_format`.
+        quality: 1 to 100. By default a WebP keeps every pixel, and a JPEG, which cannot, has 95.
+
+    Raises:
+        PictureFormatError: The format is unknown or has no such quality, or it cannot hold picture and
+            record: that of a JPEG has at most 64 KiB.
+    """
+    encoding = Encoding.of(format_name, quality)
+    if format_name == "PNG":
+        return png_with_record(picture, record)
+    table = {**json.loads(record.to_json()), "encoding": asdict(encoding)}
+    exif = exif_bytes(json.dumps(table, sort_keys=True), parameters_text(record))
+    if format_name == "JPEG" and len(exif) > MAX_JPEG_BYTES:
+        size = f"a record of {len(exif):,} bytes does not fit into its {MAX_JPEG_BYTES:,}"
+        raise PictureFormatError(format_name, f"{size}; write a PNG or WebP")
+    return encoding.encode(picture, exif=exif)
 
 
 def png_with_record(picture: Image.Image, record: GenerationRecord) -> bytes:
     """Return the picture as PNG bytes with its record inside; equal inputs give equal bytes."""
     info = PngInfo()
     info.add_itxt(CHUNK, record.to_json(), zip=False)
-    info.add_text("parameters", parameters_text(record))
+    info.add_text(PARAMETERS, parameters_text(record))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 
-def read_record(path: Path) -> GenerationRecord:
-    """Read the record out of a PNG file.
+def recorded_texts(picture: Image.Image) -> dict[str, str]:
+    """Return what an opened picture says of how it was made, under the names `adapterhub` and `parameters`.
+
+    Text chunks that stand behind the pixels are found once it is loaded.
 
     Raises:
-        RecordError: There is no such file, it is no PNG, or it carries no readable record.
+        Exception: One of `DAMAGE`, or an OSError.
+    """
+    texts = {name: picture.info.get(name) for name in (CHUNK, PARAMETERS)}
+    found = {name: str(text) for name, text in texts.items() if isinstance(text, str)}
+    if found:
+        return found
+    texts = dict(zip((CHUNK, PARAMETERS), exif_texts(picture), strict=True))
+    return {name: text for name, text in texts.items() if text}
+
+
+def read_picture(path: Path) -> RecordedPicture:
+    """Read a picture and the record in it.
+
+    Raises:
+        RecordError: There is no such file, it is no picture, or it carries no readable record.
     """
     try:
-        with Image.open(path) as picture:
+        # Pillow warns of what is odd in EXIF, as soon as it opens the file.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
             picture.load()  # text chunks may stand after the pixels
-            text = picture.text.get(CHUNK) if isinstance(picture, PngImageFile) else None
+            text = recorded_texts(picture).get(CHUNK)
+            image = picture.convert("RGB")
     except FileNotFoundError as exc:
         raise RecordError(path, "does not exist") from exc
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+    except (UnidentifiedImageError, OSError, *DAMAGE, Image.DecompressionBombError) as exc:
         raise RecordError(path, "cannot be read as a picture") from exc
     if text is None:
         raise RecordError(path, "carries no AdapterHub record")
     try:
-        return GenerationRecord.from_json(text)
+        return RecordedPicture(image, GenerationRecord.from_json(text), Encoding.from_json(text))
     except ValueError as exc:
         raise RecordError(path, f"carries a record that cannot be read: it {exc}") from exc
+
+
+def read_record(path: Path) -> GenerationRecord:
+    """Read the record out of a picture; raises RecordError as `read_picture` does."""
+    return read_picture(path).record

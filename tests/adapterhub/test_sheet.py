@@ -22,6 +22,31 @@ def test_every_picture_stands_in_its_cell() -> None:
             assert sheet.getpixel(place) == Image.new("RGB", (1, 1), name).getpixel((0, 0))
 
 
+def ink(sheet: Image.Image, box: tuple[int, int, int, int]) -> int:
+    """The number of pixels in a box that are no paper."""
+    return sum(sheet.crop(box).convert("L").histogram()[:200])
+
+
+def test_long_labels_keep_to_their_place_and_their_last_line() -> None:
+    picture = Image.new("RGB", (64, 64), "white")
+    long = "me/a-long-reference-without-any-space:0.125 + me/another-one-of-them:1"
+    rows = [[picture, picture], [picture, picture]]
+    sheet = contact_sheet(
+        rows, column_labels=[long, "base"], row_labels=[f"{'w ' * 200}\nseed 7", "x"], cell=64
+    )
+    head = 8 + 5 * 16 + 8  # as many lines as there are at most
+    assert sheet.size == (8 + 150 + 2 * 72 + 8, head + 2 * 72)
+    assert ink(sheet, (158 + 65, 0, 158 + 71, head - 1)) == 0  # between the columns' labels
+    assert ink(sheet, (8 + 143, head, 157, sheet.height)) == 0
+    short = contact_sheet(rows, column_labels=[long, "base"], row_labels=["w\nseed 7", "x"], cell=64)
+    lines = [ink(sheet, (8, y, 150, y + 1)) > 0 for y in range(head - 4, head + 72)]
+    assert sum(now and not before for before, now in zip([False, *lines], lines, strict=False)) == 4
+    seed = short.crop((8, head + 32, 150, head + 50))
+    assert any(
+        sheet.crop((8, y, 150, y + 18)).tobytes() == seed.tobytes() for y in range(head + 40, head + 64)
+    )
+
+
 def test_labels_are_drawn() -> None:
     picture = Image.new("RGB", (64, 64), "white")
     bare = contact_sheet([[picture]], cell=64)

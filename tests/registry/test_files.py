@@ -30,6 +30,22 @@ def test_the_umask_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
+def test_an_interrupt_at_the_last_moment_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
+    class Interrupting(type(tmp_path)):
+        """A path that interrupts when the operating system is given its name, which the renaming does."""
+
+        def __fspath__(self) -> str:
+            if self.name == "file":
+                raise KeyboardInterrupt
+            return super().__fspath__()
+
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(Interrupting(tmp_path / "file"), b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_full_disk_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,13 @@ from adapterhub_registry.errors import (
     VersionInUseError,
     VersionNotFoundError,
 )
+from adapterhub_registry.exif import exif_bytes
 from adapterhub_registry.hashes import hash_file
+from adapterhub_registry.record import parameters_text, picture_with_record
 from adapterhub_registry.search import Filters, match_expression
 from adapterhub_registry.store import Registry
 from tests.registry.conftest import weights_bytes
+from tests.registry.test_record import RECORD
 
 
 def add(registry: Registry, seed: int, name: str, **settings: object) -> str:
@@ -200,6 +204,23 @@ def test_a_picture_names_its_adapters(shelf: Registry, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
     with pytest.raises(RecordError):
         shelf.find_image(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_names_its_adapters_in_every_format_and_without_our_record(
+    shelf: Registry, tmp_path: Path, kind: str
+) -> None:
+    corgi = shelf.resolve("me/corgi")
+    used = {"reference": "me/corgi@1", "digest": corgi.digest, "strengths": {"unet": 0.8}}
+    record = replace(RECORD, composition=[used])
+    (tmp_path / "x").write_bytes(picture_with_record(Image.new("RGB", (8, 8)), record, kind))
+    (found,) = shelf.find_image(tmp_path / "x")
+    assert (found.name, found.hash, found.found) == ("me/corgi@1", corgi.digest, (corgi,))
+    # Of a picture that another tool saved only the web UI's lines may be left.
+    Image.new("RGB", (8, 8)).save(tmp_path / "y", kind, exif=exif_bytes("", parameters_text(record)))
+    (found,) = shelf.find_image(tmp_path / "y")
+    assert (found.name, found.hash, found.found) == ("corgi", corgi.digest[7:19], (corgi,))
+    assert [item.by for item in shelf.find_hash(found.hash)] == ["version"]
 
 
 def test_a_yanked_version_is_hidden_and_still_there(shelf: Registry) -> None:

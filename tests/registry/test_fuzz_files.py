@@ -29,7 +29,7 @@ from adapterhub_registry.errors import (
 from adapterhub_registry.intake import read_payload, read_preview
 from adapterhub_registry.lockfile import make_lock, read_lock
 from adapterhub_registry.manifest import decimal_text
-from adapterhub_registry.record import png_with_record, read_record
+from adapterhub_registry.record import picture_with_record, png_with_record, read_record
 from adapterhub_registry.references import parse_reference
 from adapterhub_registry.remotes import DirectoryRemote
 from adapterhub_registry.safetensors_header import read_header
@@ -247,7 +247,8 @@ def test_a_damaged_picture_is_read_or_refused(count: int, tmp_path: Path) -> Non
                 assert exc.path == path
 
     check(huge)
-    fuzz(check, damaged([small, huge]), count=count)
+    others = [picture_with_record(Image.new("RGB", (5, 5)), RECORD, kind) for kind in ("JPEG", "WEBP")]
+    fuzz(check, damaged([small, huge, *others]), count=count)
 
 
 # What others hand over.

@@ -13,7 +13,7 @@ from adapterhub_registry.errors import (
     PictureError,
 )
 from adapterhub_registry.publication import StoredFile
-from adapterhub_registry.record import png_with_record
+from adapterhub_registry.record import picture_with_record, png_with_record
 from adapterhub_registry.store import Registry
 from tests.registry.test_record import RECORD
 
@@ -69,15 +69,16 @@ def test_a_preview_keeps_its_transparency_and_its_camera_s_turn(
     assert clear.getpixel((0, 0)) == (1, 2, 3, 0)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_a_preview_keeps_what_its_record_says_in_the_row(
-    registry: Registry, weights: Weights, tmp_path: Path
+    registry: Registry, weights: Weights, tmp_path: Path, kind: str
 ) -> None:
     import dataclasses
 
     used = {"reference": "me/ink@1", "digest": "sha256:" + "ab" * 32, "strengths": {"unet": 0.8}}
     record = dataclasses.replace(RECORD, composition=[used], negative_prompt="blur")
-    (tmp_path / "x.png").write_bytes(png_with_record(Image.new("RGB", (8, 8)), record))
-    preview = only_preview(registry, weights, tmp_path / "x.png")
+    (tmp_path / "x").write_bytes(picture_with_record(Image.new("RGB", (8, 8)), record, kind))
+    preview = only_preview(registry, weights, tmp_path / "x")
     assert (preview.prompt, preview.seed) == ("a red heart", 7)
     assert preview.settings == {
         "steps": "30",
@@ -112,6 +113,17 @@ def test_a_preview_keeps_what_the_web_ui_wrote_into_it(
         "scheduler": "DPM++ 2M",
         "negative_prompt": "dog",
     }
+
+
+@pytest.mark.parametrize("codec", ["utf-16-be", "utf-16-le"])  # the web UI's, and that of others
+def test_a_preview_keeps_what_stands_in_its_exif(
+    registry: Registry, weights: Weights, tmp_path: Path, codec: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x8769] = {0x9286: b"UNICODE\0" + "a naïve cat\nSteps: 20, Seed: 123".encode(codec)}
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.webp", exif=exif)
+    preview = only_preview(registry, weights, tmp_path / "x.webp")
+    assert (preview.prompt, preview.seed, preview.settings) == ("a naïve cat", 123, {"steps": "20"})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,13 @@ from adapterhub.errors import RecordError, ReplayError
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.replay import replay
 from adapterhub_cli.main import main
-from adapterhub_registry.record import png_with_record, read_record
+from adapterhub_registry.encoding import picture_format
+from adapterhub_registry.record import (
+    picture_with_record,
+    png_with_record,
+    read_picture,
+    read_record,
+)
 
 
 def save(runtime: Runtime, path: Path, row: int = 0, **settings: object) -> Path:
@@ -99,6 +105,39 @@ def test_a_changed_base_is_named(mini_copy: Callable[[], Path], tmp_path: Path) 
     with pytest.raises(ReplayError) as caught:
         replay(path)
     assert list(caught.value.differences) == ["base identity"]
+
+
+@pytest.mark.parametrize(("name", "quality"), [("star.jpg", None), ("star.webp", None), ("star.webp", 60)])
+def test_a_jpeg_and_a_webp_are_replayed_to_the_same_bytes(
+    mini_runtime: Runtime, tmp_path: Path, name: str, quality: int | None
+) -> None:
+    result = mini_runtime.generate("a star", seed=1, steps=2)
+    path = tmp_path / name
+    kind = picture_format(path)
+    path.write_bytes(picture_with_record(result.images[0], result.record, kind, quality=quality))
+    made = replay(path)
+    assert made.image.tobytes() == result.images[0].tobytes()
+    assert main(["replay", str(path)]) == 0
+    assert (tmp_path / name.replace(".", ".replay.")).read_bytes() == path.read_bytes()
+
+
+def test_a_jpeg_whose_pixels_were_changed_came_out_different(mini_runtime: Runtime, tmp_path: Path) -> None:
+    result = mini_runtime.generate("a star", seed=1, steps=2)
+    altered = result.images[0].copy()
+    altered.paste((1, 2, 3), (0, 0, 8, 8))
+    path = tmp_path / "star.jpg"
+    data = picture_with_record(altered, result.record, "JPEG")
+    encoder = read_encoder(path, data)
+    path.write_bytes(data.replace(encoder, b"x" * len(encoder)))  # as if another library had written it
+    with pytest.raises(ReplayError) as caught:
+        replay(path)
+    other = "x" * len(encoder)
+    assert caught.value.differences == {"encoding.encoder": (other, encoder.decode())}
+
+
+def read_encoder(path: Path, data: bytes) -> bytes:
+    path.write_bytes(data)
+    return read_picture(path).encoding.encoder.encode()
 
 
 def test_a_picture_without_a_record_is_refused(tmp_path: Path) -> None:
