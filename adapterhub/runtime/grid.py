@@ -16,13 +16,12 @@ from PIL import Image
 from adapterhub.errors import EmptyPromptError, SettingError
 from adapterhub.runtime.cells import WantedCell, pinned, wanted_settings
 from adapterhub.runtime.composition import BASE, Composition, Term
-from adapterhub.runtime.engine import OnStep, Runtime
-from adapterhub.runtime.schedule import Composite, Plan, Switch
+from adapterhub.runtime.engine import OnCount, Runtime
+from adapterhub.runtime.schedule import METHOD_NAMES, named_plan
 from adapterhub.sheet import MARGIN, contact_sheet, fit
 from adapterhub_registry.files import make_directory, write_atomically
 from adapterhub_registry.record import png_with_record
 
-METHODS = ("sum", "switch", "composite")
 MOST_CELLS = 10_000
 SHEET_SIDE = 8192
 """Cells on a sheet shrink until it is about so many pixels wide and high."""
@@ -39,7 +38,7 @@ class Grid:
         seeds: At least one, from 0 to 2**32 - 1; every prompt is drawn with each.
         compositions: At least one; the empty one is the base.
         weights: What all weights of a composition are multiplied by; at least one.
-        method: `sum`, `switch` (LoRA Switch) or `composite` (LoRA Composite), for all compositions.
+        method: As `named_plan` knows it, for all compositions.
         every: Steps between switches; None for the default of `Switch`.
         negative_prompt: As in `Runtime.generate`, and so are the others.
         steps: Denoising steps.
@@ -84,8 +83,8 @@ class Grid:
         for weight in self.weights:
             if not math.isfinite(weight):
                 raise SettingError("the weight", weight, "it must be finite")
-        if self.method not in METHODS:
-            raise SettingError("the method", self.method, f"it must be one of {', '.join(METHODS)}")
+        if self.method not in METHOD_NAMES:
+            raise SettingError("the method", self.method, f"it must be one of {', '.join(METHOD_NAMES)}")
         rows, columns = len(set(self.prompts)) * len(set(self.seeds)), len(self.columns)
         if rows * columns > MOST_CELLS:
             rule = f"a grid has at most {MOST_CELLS:,} cells; draw several grids"
@@ -163,7 +162,7 @@ class DrawnGrid:
             return fit(picture, cell)
 
 
-def draw_grid(runtime: Runtime, grid: Grid, folder: Path, *, on_step: OnStep | None = None) -> DrawnGrid:
+def draw_grid(runtime: Runtime, grid: Grid, folder: Path, *, on_step: OnCount | None = None) -> DrawnGrid:
     """Draw the cells of a grid that are not there yet, each in a batch of its own, column by column.
 
     A cell is there if a PNG in `folder` has the record that drawing it now would give: the same base,
@@ -189,7 +188,10 @@ def draw_grid(runtime: Runtime, grid: Grid, folder: Path, *, on_step: OnStep | N
         >>> [cell.is_new for cell in drawn.cells], [sheet.size for sheet in drawn.sheets()]
         ([True, True], [(302, 304)])
     """
-    plans = [_plan(grid, pinned(runtime, composition)) for composition in grid.columns]
+    plans = [
+        named_plan(pinned(runtime, composition), grid.method, every=grid.every)
+        for composition in grid.columns
+    ]
     generation: dict[str, Any] = {
         "negative_prompt": grid.negative_prompt,
         "steps": grid.steps,
@@ -235,14 +237,6 @@ def draw_grid(runtime: Runtime, grid: Grid, folder: Path, *, on_step: OnStep | N
 def label(composition: Composition) -> str:
     """Return a composition for people: weights in six digits, and `base` for none."""
     return " + ".join(map(_term_label, composition.terms)) or "base"
-
-
-def _plan(grid: Grid, composition: Composition) -> Plan:
-    if composition == BASE or grid.method == "sum":
-        return composition
-    if grid.method == "composite":
-        return Composite(composition)
-    return Switch(composition) if grid.every is None else Switch(composition, grid.every)
 
 
 def _scaled(composition: Composition, weight: float) -> Composition:

@@ -38,9 +38,9 @@ class ReplayResult:
 def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | None = None) -> ReplayResult:
     """Make the picture at `path` again.
 
-    Base, adapters, dtype, threads, batch shape and row, and what was compiled are taken from the record. Where
-    the file does not keep every pixel (JPEG, and WebP with a quality), the new picture is encoded alike before
-    both are compared.
+    Base, adapters, dtype, threads, batch shape and row, and what was compiled are taken from the record.
+    Where the file does not keep every pixel (JPEG, and WebP with a quality), the new picture is encoded alike
+    before both are compared.
 
     Args:
         path: A PNG, JPEG or WebP that AdapterHub wrote.

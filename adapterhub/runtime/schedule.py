@@ -13,6 +13,7 @@ from adapterhub_registry.references import Reference
 
 ORDERS = ("even", "reference")
 MERGE_METHODS = (*METHODS, "knots")
+METHOD_NAMES = ("sum", "switch", "composite", "klora", *MERGE_METHODS)
 MERGE_SETTINGS = frozenset({"rank", "energy", "density", "drop", "t", "space", "normalize", "seed"})
 
 
@@ -214,6 +215,47 @@ class Merged:
 Schedule: TypeAlias = Keyframes | Switch | KLora
 Plan: TypeAlias = Composition | Schedule | Composite | Merged | Regions
 """What `Runtime.compose` takes."""
+
+
+def named_plan(
+    composition: Composition,
+    method: str = "sum",
+    *,
+    every: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Return what a method's name makes of a composition; without adapters it is the base.
+
+    Args:
+        composition: The adapters.
+        method: One of `METHOD_NAMES`; `sum` and `cat` are the weighted sum.
+        every: Of `switch`.
+        settings: Of `klora` (`alpha`, `beta`) and of merging.
+
+    Raises:
+        SettingError: There is no such method or setting.
+
+    Example:
+        >>> from adapterhub.runtime.composition import Composition
+        >>> plan = named_plan(Composition.parse("me/ink + me/corgi"), "switch", every=2)
+        >>> plan.at(2, 4).terms[0].reference.name
+        'corgi'
+    """
+    settings = dict(settings or {})
+    if method not in METHOD_NAMES:
+        raise SettingError("the method", method, f"it must be one of {', '.join(METHOD_NAMES)}")
+    if not composition.terms or method in ("sum", "cat"):
+        return composition
+    if method == "switch":
+        return Switch(composition) if every is None else Switch(composition, every)
+    if method == "composite":
+        return Composite(composition)
+    if method == "klora":
+        unknown = sorted(settings.keys() - {"alpha", "beta"})
+        if unknown:
+            raise SettingError("a setting of klora", unknown[0], "there are alpha, beta")
+        return KLora(composition, **settings)
+    return Merged(composition, method, settings)
 
 
 def terms_of(plan: Plan) -> Iterator[Term]:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import click
 
-from adapterhub_cli.output import data_options, locked_option, picture_path, print_rows, progress
-
-METHODS = ("sum", "switch", "composite")
+from adapterhub_cli.composing_options import ComposingOptions, composing_options
+from adapterhub_cli.output import data_options, picture_path, print_rows, progress
 
 
 @click.command()
@@ -16,18 +15,9 @@ METHODS = ("sum", "switch", "composite")
 )
 @click.option("-n", "--negative", help="What to avoid.")
 @click.option("--base", default="mini", show_default=True, help="A name, a directory, or a hub id.")
-@click.option("--use", "uses", multiple=True, metavar="REF[:WEIGHT]", help="An adapter; repeat for more.")
-@click.option(
-    "--method",
-    type=click.Choice(METHODS),
-    default="sum",
-    show_default=True,
-    help="All adapters at once, one after another (LoRA Switch), or the mean of their predictions.",
-)
-@click.option("--every", type=int, help="Steps between switches.  [default: 5]")
+@composing_options
 @click.option("--seed", type=int, help="Seed of the first picture; drawn if left out.")
 @click.option("--count", type=int, default=1, show_default=True, help="Pictures of each prompt.")
-@locked_option("A lock file in place of --use")
 @click.option("--steps", type=int, default=30, show_default=True, help="Denoising steps.")
 @click.option("--guidance", type=float, default=5.0, show_default=True, help="Classifier-free guidance.")
 @click.option(
@@ -46,10 +36,7 @@ def generate(
     prompts: tuple[str, ...],
     negative: str | None,
     base: str,
-    uses: tuple[str, ...],
-    locked: Path | None,
-    method: str,
-    every: int | None,
+    composing: ComposingOptions,
     seed: int | None,
     count: int,
     steps: int,
@@ -74,39 +61,28 @@ def generate(
       adapterhub generate -p "a cat" -p "a rocket" --count 4 --out pets.webp
       adapterhub generate -p "inkwash corgi" --use me/ink@prod:0.8 --use me/corgi
       adapterhub generate -p "inkwash corgi" --use me/ink --use me/corgi --method switch --every 2
+      adapterhub generate -p "a corgi <lora:ink:0.8>" --use me/corgi --method ties --set density=0.3
+      adapterhub generate -p "two cats" --region me/ink=0,0,0.5,1 --region me/corgi=0.5,0,1,1
       adapterhub generate -p "a castle" --base ./my-sdxl --steps 40
     """
     out = None if out is None else picture_path(out)
     if quality is not None and (out is None or out.suffix.lower() == ".png"):
         raise click.UsageError("--quality goes with a .jpg or .webp in --out")
 
-    from adapterhub.runtime.composition import Composition
     from adapterhub.runtime.engine import Runtime
-    from adapterhub.runtime.schedule import Composite, Plan, Switch
     from adapterhub_registry.encoding import picture_format
     from adapterhub_registry.files import write_atomically
-    from adapterhub_registry.lockfile import read_lock
     from adapterhub_registry.record import picture_with_record
     from adapterhub_registry.settings import RegistrySettings, ensure_home
 
     ensure_home(RegistrySettings.from_environment().home)  # said before the work, not after
     names = _file_names(prompts, count, out)
     format_name = picture_format(names[0])
-    if uses and locked is not None:
-        raise click.UsageError("give either --use or --locked")
-    if every is not None and method != "switch":
-        raise click.UsageError("--every goes with --method switch")
-    text = " + ".join(uses) if locked is None else read_lock(locked).composition
-    composition = Composition.parse(text) if text else Composition()
-    plan: Plan = composition
-    if method == "switch":
-        plan = Switch(composition) if every is None else Switch(composition, every)
-    elif method == "composite":
-        plan = Composite(composition)
+    plan = composing.plan
     with Runtime.load(base, device=device, dtype=dtype) as runtime:
-        runtime.compose(plan)
         result = runtime.generate(
             prompts,
+            composition=plan,
             negative_prompt=negative,
             seed=seed,
             count=count,
@@ -115,6 +91,7 @@ def generate(
             scheduler=scheduler,
             width=width,
             height=height,
+            **composing.drawing,
             on_step=progress("generate"),
         )
     rows: list[dict[str, object]] = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapterhub_cli.generate import METHODS
+from adapterhub_cli.composing_options import METHODS
 from adapterhub_cli.output import Function, data_options, picture_path, print_rows, progress, say
 
 if TYPE_CHECKING:
