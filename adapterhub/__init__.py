@@ -16,8 +16,10 @@ _EXPORTS = {
     "Composition": "adapterhub.runtime.composition",
     "GenerationRecord": "adapterhub_registry.record",
     "Grid": "adapterhub.runtime.grid",
+    "Job": "adapterhub.runtime.jobs",
     "Keyframes": "adapterhub.runtime.schedule",
     "Registry": "adapterhub_registry.store",
+    "Request": "adapterhub.runtime.request",
     "Runtime": "adapterhub.runtime.engine",
     "Switch": "adapterhub.runtime.schedule",
     "TrainConfig": "adapterhub.training.config",
@@ -45,8 +47,10 @@ __all__ = [
     "Composition",
     "GenerationRecord",
     "Grid",
+    "Job",
     "Keyframes",
     "Registry",
+    "Request",
     "Runtime",
     "Switch",
     "TrainConfig",
@@ -83,7 +87,9 @@ if TYPE_CHECKING:
     from adapterhub.runtime.engine import Runtime as Runtime
     from adapterhub.runtime.grid import Grid as Grid
     from adapterhub.runtime.grid import draw_grid as draw_grid
+    from adapterhub.runtime.jobs import Job as Job
     from adapterhub.runtime.replay import replay as replay
+    from adapterhub.runtime.request import Request as Request
     from adapterhub.runtime.schedule import Composite as Composite
     from adapterhub.runtime.schedule import Keyframes as Keyframes
     from adapterhub.runtime.schedule import Switch as Switch

@@ -21,6 +21,10 @@ AdapterHubError
 │       └── AdapterNameError its name is that of no adapter, or of several
 ├── ReplayError              a picture cannot be made again as it was
 ├── ResidencyError           adapters in use leave no room for another
+├── JobCancelledError        a job was cancelled
+├── DeadlineError            a job was not done in time
+├── QueueFullError           there is no room for another job
+├── PictureMemoryError       a picture does not fit in the device's memory
 ├── ExportBlockedError       files are in the way of an export
 └── RuntimeClosedError       a runtime was used after close
 """
@@ -354,6 +358,80 @@ class ResidencyError(AdapterHubError):
         super().__init__(
             f"the adapter {digest[:19]} takes {size}, but of the {budget} for adapters on the {tier}, {held} "
             "are composed or pinned. Compose or pin less at once, or load the runtime with room for more"
+        )
+
+
+class JobCancelledError(AdapterHubError):
+    """A job was cancelled before its picture was made."""
+
+    code = "job-cancelled"
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(f"the job was cancelled{f': {reason}' if reason else ''}")
+
+
+class DeadlineError(AdapterHubError):
+    """The deadline of a job passed before its picture was made.
+
+    Attributes:
+        deadline_s: Seconds from when it was submitted.
+        done: Steps made by then.
+        steps: All of them.
+    """
+
+    code = "deadline-passed"
+
+    def __init__(self, deadline_s: float, done: int, steps: int) -> None:
+        self.deadline_s = deadline_s
+        self.done = done
+        self.steps = steps
+        where = f"after {done} of {steps} steps" if done else "before its first step was made"
+        super().__init__(
+            f"the job's deadline of {deadline_s:g} s passed {where}. "
+            "Submit it with a later one, or when the queue is shorter"
+        )
+
+
+class QueueFullError(AdapterHubError):
+    """There is no room for another job.
+
+    Attributes:
+        limit: Of jobs that wait.
+        retry_after_s: When there may be room.
+        tenant: Whose limit it is; None for that of all together.
+    """
+
+    code = "queue-full"
+
+    def __init__(self, limit: int, retry_after_s: float, tenant: str | None = None) -> None:
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+        self.tenant = tenant
+        whose = "" if tenant is None else f' of tenant "{tenant}"'
+        super().__init__(
+            f"{limit} jobs{whose} are waiting, which is the limit; try again in {retry_after_s:.0f} s"
+        )
+
+
+class PictureMemoryError(AdapterHubError):
+    """A picture does not fit in the device's memory, not even alone.
+
+    Attributes:
+        width: Pixels.
+        height: Pixels.
+        device: Where it was to be made.
+    """
+
+    code = "picture-memory-full"
+
+    def __init__(self, width: int, height: int, device: str) -> None:
+        self.width = width
+        self.height = height
+        self.device = device
+        super().__init__(
+            f"a picture of {width}x{height} does not fit in the memory of {device}, not even alone; "
+            "make a smaller one"
         )
 
 

@@ -1,12 +1,10 @@
 """The runtime: load a base once, compose, generate."""
 
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,20 +14,21 @@ from adapterhub.bases.wrapped import base_of
 from adapterhub.errors import ArchitectureError, EmptyPromptError, RuntimeClosedError, SettingError
 from adapterhub.runtime.active import ActivePlan
 from adapterhub.runtime.compiled import compiler_name
-from adapterhub.runtime.composition import BASE, Composition
 from adapterhub.runtime.draw import OnStep
 from adapterhub.runtime.loading import Loader
-from adapterhub.runtime.painter import Painter
+from adapterhub.runtime.painter import Painter, Picture
 from adapterhub.runtime.planes import Planes
 from adapterhub.runtime.planner import Choice, Planner
-from adapterhub.runtime.prompting import extract_adapters, with_triggers
+from adapterhub.runtime.plans import Composable, plan_of
 from adapterhub.runtime.records import recorded_plan
-from adapterhub.runtime.regions import Regions
 from adapterhub.runtime.request import Batch, Request, series
 from adapterhub.runtime.residency import BUDGET_BYTES, DEVICE_BYTES, ResidencyMetrics, ResidentSet
 from adapterhub.runtime.result import GenerationResult
-from adapterhub.runtime.schedule import Plan, terms_of, with_terms
+from adapterhub.runtime.schedule import Plan, terms_of
 from adapterhub.runtime.schedulers import make_scheduler, recorded_scheduler
+from adapterhub.runtime.submitting import Submitting
+from adapterhub.runtime.turns import TurnLock
+from adapterhub.runtime.worker import Limits, Studio, Worker
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.record import GenerationRecord
 from adapterhub_registry.store import Registry
@@ -39,12 +38,10 @@ if TYPE_CHECKING:
 
 OnCount = Callable[[int, int], None]
 """Called after each denoising step with (steps done, steps)."""
-Composable: TypeAlias = str | Plan | None
-"""A composition as text, a plan, or None for the base."""
 
 
-class Runtime:
-    """One loaded pipeline; make it with `Runtime.load`. It serves one call at a time."""
+class Runtime(Submitting):
+    """One loaded pipeline; make it with `Runtime.load`. Calls of many threads are served one at a time."""
 
     def __init__(
         self,
@@ -57,9 +54,10 @@ class Runtime:
         pristine: str = "gpu",
         compile: bool | str = False,  # noqa: A002 - torch's name
         reserve_rank: int | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._pipeline: StableDiffusionXLPipeline | None = pipeline
-        self._lock = threading.RLock()
+        self._lock = TurnLock()
         self._registry = registry
         has_weights = not any(parameter.is_meta for parameter in pipeline.text_encoder.parameters())
         self._planes = Planes(
@@ -74,6 +72,9 @@ class Runtime:
         self._painter = Painter(pipeline, base, self._planes, self._planner)
         resident = ResidentSet(resident_bytes, device_bytes, device=self.device)
         self._loader = Loader(lambda: self.registry, base, self._planes.check, resident)
+        self._composed = self._planes.composed, self._planes.plane
+        studio = Studio(self._lock, self._activate, self._painter.batches, self._paint, self.device.type)
+        self._worker = Worker(studio, limits or Limits(), size=self.default_size)
         self.base = base
 
     @classmethod
@@ -92,6 +93,9 @@ class Runtime:
         pristine: str = "gpu",
         compile: bool | str = False,  # noqa: A002
         reserve_rank: int | None = None,
+        max_batch: int = 8,
+        queue_limit: int = 256,
+        tenant_limit: int | None = None,
     ) -> "Runtime":
         """Load a base.
 
@@ -111,8 +115,12 @@ class Runtime:
                 which of `adapterhub.runtime.compiled.COMPILERS`.
             reserve_rank: The low-rank and the mixed plane are compiled too, and take plain LoRAs up to this
                 rank, that of all adapters together on a module.
+            max_batch: Pictures of jobs that are made together at most.
+            queue_limit: Jobs that may wait.
+            tenant_limit: Jobs of one tenant that may wait; None for `queue_limit`.
 
         Raises:
+            SettingError: A limit is below 1.
             AdapterHubError: As `find_base`, `choose_device` and `load_pipeline`.
 
         Example:
@@ -120,6 +128,7 @@ class Runtime:
             ...     runtime.generate("a red heart", seed=7, steps=2).images[0].size
             (64, 64)
         """
+        limits = Limits(max_batch, queue_limit, tenant_limit)
         device, dtype = choose_device(device, dtype)
         compiler = compiler_name(compile)
         found = base if isinstance(base, Base) else find_base(base, config=config)
@@ -133,6 +142,7 @@ class Runtime:
             pristine=pristine,
             compile=compiler,
             reserve_rank=reserve_rank,
+            limits=limits,
         )
 
     @classmethod
@@ -245,7 +255,7 @@ class Runtime:
             NotFiniteError: An adapter holds NaN or infinity.
             PlaneError: It cannot act on that plane; `RankError` if its rank exceeds what is reserved.
         """
-        plan = _plan(composition)
+        plan = plan_of(composition)
         with self._lock:
             self.pipeline  # noqa: B018 - it raises if the runtime is closed
             active, before = self._loader.activate(plan), self._planes.composed
@@ -253,6 +263,7 @@ class Runtime:
                 choice = self._planner.choose([active], pictures=1, pixels=0, asked=plane)
                 self._planes.compose(active, choice.plane)
             finally:
+                self._composed = self._planes.composed, self._planes.plane
                 for one in {id(one): one for one in (active, before)}.values():
                     if one is not self._planes.composed:
                         one.release()
@@ -265,7 +276,7 @@ class Runtime:
             AdapterNotFoundError, VersionNotFoundError: A reference names nothing.
             ArchitectureError: An adapter is for another architecture.
         """
-        self._loader.prefetch(_plan(composition))
+        self._loader.prefetch(plan_of(composition))
 
     def generate(
         self,
@@ -328,12 +339,12 @@ class Runtime:
         if isinstance(composition, EllipsisType):
             plans = [None] * len(prompts)
         elif isinstance(composition, Sequence) and not isinstance(composition, str):
-            plans = [_plan(one) for one in composition]
+            plans = [plan_of(one) for one in composition]
             if len(plans) != len(prompts):
                 rule = f"there must be {len(prompts)}, one for each prompt"
                 raise SettingError("the number of compositions", len(plans), rule)
         else:
-            plans = [_plan(composition)] * len(prompts)
+            plans = [plan_of(composition)] * len(prompts)
         asked = Request(
             "",
             negative_prompt=negative_prompt,
@@ -362,25 +373,21 @@ class Runtime:
         Raises:
             AdapterHubError: As `generate`.
         """
-        completed = [request.completed(self.default_size) for request in requests]
-        for request in completed:
-            if request.shared != completed[0].shared:
-                raise SettingError("a batch", len(completed), "its requests must share all other settings")
-        with self._lock, ExitStack() as held:
-            own = self.pipeline.scheduler
-            name = completed[0].scheduler
-            scheduler = own if name is None else make_scheduler(name, own.config)
-            prepared: list[tuple[Request, ActivePlan]] = []
-            for request in completed:
-                one, active = self._prepared(request, held)
-                same = (other for known, other in prepared if known.composition == one.composition)
-                prepared.append((one, next(same, active)))
-            made = self._painter.paint_all(
-                [request for request, _ in prepared],
-                [active for _, active in prepared],
-                scheduler,
-                on_step=on_step,
-            )
+        with self._lock:
+            self.pipeline  # noqa: B018 - it raises if the runtime is closed
+            prepared = [self._prepared(request) for request in requests]
+            for request in prepared:
+                if request.shared != prepared[0].shared:
+                    rule = "its requests must share all other settings"
+                    raise SettingError("a batch", len(prepared), rule)
+            known: list[ActivePlan] = []
+            try:
+                plans = [self._activate(request, known) for request in prepared]
+                scheduler = self._scheduler(prepared[0])
+                made = self._painter.paint_all(prepared, plans, scheduler, on_step=on_step)
+            finally:
+                for active in known:
+                    active.release()
         return GenerationResult([image for image, _ in made], [record for _, record in made])
 
     def reproduce(self, record: GenerationRecord, *, on_step: OnCount | None = None) -> GenerationResult:
@@ -409,7 +416,8 @@ class Runtime:
         return GenerationResult([image], [again])
 
     def close(self) -> None:
-        """Put the base's weights back and let go of the pipeline; closing twice is allowed."""
+        """Cancel all jobs, put the base's weights back and let go of the pipeline; twice is allowed."""
+        self._worker.close()
         with self._lock:
             composed = self._planes.composed
             self._planes.close()
@@ -425,26 +433,22 @@ class Runtime:
     ) -> None:
         self.close()
 
-    def _prepared(self, request: Request, held: ExitStack) -> tuple[Request, ActivePlan]:
-        """Return a completed request without tags and with trigger words, and what acts on it."""
-        plan = request.composition
-        if request.prompt_syntax == "weighted":
-            text, named = extract_adapters(request.prompt, self._registry)
-            if named.terms:
-                plan = with_terms(self.composition if plan is None else plan, named)
-                request = replace(request, prompt=text)
-        if plan is None:
-            active = self._planes.composed
-        else:
-            if isinstance(plan, Regions):
-                plan.check_size(request.width or 0, request.height or 0)
-            active = self._loader.activate(plan)
-            held.callback(active.release)
-        prompt = with_triggers(
-            request.prompt, active.trigger_words, request.triggers, syntax=request.prompt_syntax
-        )
-        return replace(request, prompt=prompt, composition=plan), active
+    def _activate(self, request: Request, known: list[ActivePlan]) -> ActivePlan:
+        """Return what acts on a request: one of those that are known, if it is equal, else it joins them."""
+        if request.composition is None:
+            return self._planes.composed
+        found = next((active for active in known if active.plan == request.composition), None)
+        if found is None:
+            found = self._loader.activate(request.composition)
+            known.append(found)
+        return found
 
+    def _paint(
+        self, requests: Sequence[Request], plans: Sequence[ActivePlan], choice: Choice, on_step: OnStep
+    ) -> list[Picture]:
+        batch = Batch(tuple(requests))
+        return self._painter.paint(batch, plans, choice, self._scheduler(requests[0]), on_step=on_step)
 
-def _plan(composition: Composable) -> Plan:
-    return Composition.parse(composition) if isinstance(composition, str) else composition or BASE
+    def _scheduler(self, request: Request) -> Any:
+        own = self.pipeline.scheduler
+        return own if request.scheduler is None else make_scheduler(request.scheduler, own.config)

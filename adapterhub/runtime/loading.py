@@ -51,7 +51,7 @@ class Loader:
         leases: list[Lease] = []
         try:
             for reference in dict.fromkeys(term.reference for term in terms_of(plan)):
-                version = self._resolve(reference)
+                version = self.resolve(reference)
                 leases.append(
                     self.resident.lease(version.digest, lambda version=version: self._read(version))
                 )
@@ -65,10 +65,16 @@ class Loader:
     def prefetch(self, plan: Plan) -> None:
         """Begin to read a plan's adapters in the background; errors come when it is made active."""
         for reference in dict.fromkeys(term.reference for term in terms_of(plan)):
-            version = self._resolve(reference)
+            version = self.resolve(reference)
             self.resident.prefetch(version.digest, partial(self._read, version))
 
-    def _resolve(self, reference: Reference) -> Version:
+    def resolve(self, reference: Reference) -> Version:
+        """Return the version that is meant, whose adapter fits the base's architecture.
+
+        Raises:
+            AdapterNotFoundError, VersionNotFoundError: The reference names nothing.
+            ArchitectureError: It is for another architecture.
+        """
         version = self._registry().resolve(reference)
         if version.architecture != self._base.architecture:
             raise ArchitectureError(version.architecture, self._base.architecture)

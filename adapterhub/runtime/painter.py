@@ -60,7 +60,7 @@ class Painter:
             In the order of the requests.
         """
         made: dict[int, Picture] = {}
-        for rows, choice in self._batches(requests, plans):
+        for rows, choice in self.batches(requests, plans):
             batch = Batch(tuple(requests[row] for row in rows))
             pictures = self.paint(batch, [plans[row] for row in rows], choice, scheduler, on_step=on_step)
             made |= dict(zip(rows, pictures, strict=True))
@@ -119,10 +119,10 @@ class Painter:
             for row, (image, plan) in enumerate(zip(drawn.images, plans, strict=True))
         ]
 
-    def _batches(
+    def batches(
         self, requests: Sequence[Request], plans: Sequence[ActivePlan]
     ) -> list[tuple[list[int], Choice]]:
-        """Return the rows of each batch, and where its plans act.
+        """Return the rows of each batch that completed requests are made in, and where its plans act.
 
         Pictures whose prompts have other numbers of chunks are no batch: padding would change them.
         """
@@ -141,7 +141,8 @@ class Painter:
         size = {"pictures": len(rows), "pixels": (first.width or 0) * (first.height or 0)}
         different = [plans[group[0]] for group in by_plan.values()]
         asked = first.plane
-        if asked is None and different == [self._planes.composed] and self._planes.plane != "fused":
+        is_composed = len(different) == 1 and different[0] is self._planes.composed
+        if asked is None and is_composed and self._planes.plane != "fused":
             asked = self._planes.plane
         choice = self._planner.choose(different, **size, asked=asked)
         if choice.together:

@@ -7,10 +7,14 @@ from adapterhub.errors import PlaneError
 from adapterhub.runtime.active import ActivePlan
 from adapterhub.runtime.planes import PLANES
 from adapterhub.runtime.regions import Regions
-from adapterhub.runtime.schedule import Composite
+from adapterhub.runtime.schedule import Composite, Plan
 
 NEWEST = 0.3
 """How much the newest measurement counts in a mean."""
+
+
+APART = (Regions, Composite)
+"""What cannot share a batch with anything else."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,8 @@ class Planner:
         Raises:
             PlaneError: There is no such plane.
         """
-        if asked is not None and asked not in PLANES:
-            raise PlaneError(asked, f"there is none of that name; there are {', '.join(PLANES)}")
-        apart = [plan for plan in plans if isinstance(plan.plan, Regions | Composite)]
+        check_plane(asked)
+        apart = [plan for plan in plans if isinstance(plan.plan, APART)]
         if len(plans) > 1 and apart:
             return Choice("mixed", f"a {type(apart[0].plan).__name__} is made apart", together=False)
         if asked is not None:
@@ -83,3 +86,27 @@ class Planner:
             return Choice("mixed", "each picture has a composition of its own; not measured yet")
         measured = f"a step costs {mixed * 1e3:.0f} ms together, {single * pictures * 1e3:.0f} ms apart"
         return Choice("mixed", measured, together=mixed <= single * pictures)
+
+
+def check_plane(asked: str | None) -> None:
+    """Check that there is a plane of this name, if one was asked for.
+
+    Raises:
+        PlaneError: There is none.
+    """
+    if asked is not None and asked not in PLANES:
+        raise PlaneError(asked, f"there is none of that name; there are {', '.join(PLANES)}")
+
+
+def can_join(one: Plan | None, other: Plan | None, *, asked: str | None) -> bool:
+    """Return whether pictures under two plans may be made in one batch, on the plane that was asked for.
+
+    Example:
+        >>> from adapterhub.runtime.composition import Composition
+        >>> ink, corgi = Composition.parse("me/ink"), Composition.parse("me/corgi")
+        >>> can_join(ink, corgi, asked=None), can_join(ink, Composite(corgi), asked=None)
+        (True, False)
+    """
+    if one == other:
+        return True
+    return asked in (None, "mixed") and not isinstance(one, APART) and not isinstance(other, APART)

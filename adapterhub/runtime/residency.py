@@ -103,6 +103,7 @@ class ResidentSet:
         SettingError: A budget is negative.
 
     Example:
+        >>> from adapterhub.lora.weights import AdapterTensors
         >>> resident = ResidentSet(host_bytes=1 << 20)
         >>> with resident.lease("sha256:1", lambda: AdapterTensors({})) as lease:
         ...     lease.tensors.components

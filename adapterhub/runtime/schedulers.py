@@ -46,13 +46,22 @@ def make_scheduler(name: str, settings: Mapping[str, Any]) -> Any:
         >>> type(make_scheduler("ddim", {"beta_schedule": "scaled_linear"})).__name__
         'DDIMScheduler'
     """
+    check_scheduler(name)
+    kind, changed = SCHEDULERS[name]
+    plain = {key: value for key, value in settings.items() if not key.startswith("_")}
+    return getattr(diffusers, kind).from_config({**plain, **changed})
+
+
+def check_scheduler(name: str) -> None:
+    """Check that there is a scheduler of this name.
+
+    Raises:
+        SettingError: There is none; near names are suggested.
+    """
     if name not in SCHEDULERS:
         near = difflib.get_close_matches(name, SCHEDULERS, n=3, cutoff=0.4)
         names = f"{', '.join(near)}, or another one of {len(SCHEDULERS)}" if near else ", ".join(SCHEDULERS)
         raise SettingError("the scheduler", name, f"it must be {names}")
-    kind, changed = SCHEDULERS[name]
-    plain = {key: value for key, value in settings.items() if not key.startswith("_")}
-    return getattr(diffusers, kind).from_config({**plain, **changed})
 
 
 def scheduler_record(scheduler: Any) -> dict[str, Any]:

@@ -96,14 +96,21 @@ def test_a_difference_is_said_with_both_values(capsys: Capture, ink: Registry) -
         "setting",
         "composition.me/ink",
         "plane",
+        "plane_reason",
         "seed",
         "pixels:",
     ]
     assert lines[1].split(maxsplit=2)[1:] == ["-", 'version 1, strengths {"unet": 0.5}']
-    assert lines[3].split() == ["seed", "1", "2"]
-    assert "PSNR" in lines[4]
+    assert lines[4].split() == ["seed", "1", "2"]
+    assert "PSNR" in lines[5]
     assert main(["diff", "a.png", "b.png", "-q"]) == 0
-    assert capsys.readouterr().out.split() == ["composition.me/ink", "plane", "seed", "pixels"]
+    assert capsys.readouterr().out.split() == [
+        "composition.me/ink",
+        "plane",
+        "plane_reason",
+        "seed",
+        "pixels",
+    ]
     assert main(["diff", "a.png", "b.png", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert table["settings"]["seed"] == [1, 2]
