@@ -14,11 +14,13 @@ _EXPORTS = {
     "Base": "adapterhub.bases.find",
     "Composite": "adapterhub.runtime.schedule",
     "Composition": "adapterhub.runtime.composition",
+    "Control": "adapterhub.runtime.start",
     "GenerationRecord": "adapterhub_registry.record",
     "Grid": "adapterhub.runtime.grid",
     "Keyframes": "adapterhub.runtime.schedule",
     "Registry": "adapterhub_registry.store",
     "Runtime": "adapterhub.runtime.engine",
+    "Start": "adapterhub.runtime.start",
     "Switch": "adapterhub.runtime.schedule",
     "TrainConfig": "adapterhub.training.config",
     "Version": "adapterhub_registry.manifest",
@@ -43,11 +45,13 @@ __all__ = [
     "Base",
     "Composite",
     "Composition",
+    "Control",
     "GenerationRecord",
     "Grid",
     "Keyframes",
     "Registry",
     "Runtime",
+    "Start",
     "Switch",
     "TrainConfig",
     "Version",
@@ -87,6 +91,8 @@ if TYPE_CHECKING:
     from adapterhub.runtime.schedule import Composite as Composite
     from adapterhub.runtime.schedule import Keyframes as Keyframes
     from adapterhub.runtime.schedule import Switch as Switch
+    from adapterhub.runtime.start import Control as Control
+    from adapterhub.runtime.start import Start as Start
     from adapterhub.training.config import TrainConfig as TrainConfig
     from adapterhub.training.train import train as train
     from adapterhub_registry.differences import compare_pictures as compare_pictures

@@ -6,30 +6,32 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.bases.companions import find_controlnet, find_refiner
 from adapterhub.bases.find import Base, find_base
 from adapterhub.bases.load import choose_device, is_writable, load_pipeline
 from adapterhub.bases.wrapped import base_of
 from adapterhub.errors import ArchitectureError, EmptyPromptError, RuntimeClosedError, SettingError
 from adapterhub.runtime.active import ActivePlan
 from adapterhub.runtime.compiled import compiler_name
-from adapterhub.runtime.composition import BASE, Composition
 from adapterhub.runtime.draw import OnStep
 from adapterhub.runtime.loading import Loader
 from adapterhub.runtime.painter import Painter
+from adapterhub.runtime.pipelines import Pipelines
 from adapterhub.runtime.planes import Planes
 from adapterhub.runtime.planner import Choice, Planner
+from adapterhub.runtime.plans import Composable, plan_of, plans_of
 from adapterhub.runtime.prompting import extract_adapters, with_triggers
-from adapterhub.runtime.records import recorded_plan
+from adapterhub.runtime.records import recorded_inputs, recorded_plan
 from adapterhub.runtime.regions import Regions
 from adapterhub.runtime.request import Batch, Request, series
 from adapterhub.runtime.residency import BUDGET_BYTES, DEVICE_BYTES, ResidencyMetrics, ResidentSet
 from adapterhub.runtime.result import GenerationResult
 from adapterhub.runtime.schedule import Plan, terms_of, with_terms
-from adapterhub.runtime.schedulers import make_scheduler, recorded_scheduler
+from adapterhub.runtime.start import Control, Inputs, Start
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.record import GenerationRecord
 from adapterhub_registry.store import Registry
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
 
 OnCount = Callable[[int, int], None]
 """Called after each denoising step with (steps done, steps)."""
-Composable: TypeAlias = str | Plan | None
-"""A composition as text, a plan, or None for the base."""
 
 
 class Runtime:
@@ -48,7 +48,7 @@ class Runtime:
 
     def __init__(
         self,
-        pipeline: "StableDiffusionXLPipeline",
+        pipelines: Pipelines,
         base: Base,
         *,
         registry: Registry | None = None,
@@ -58,9 +58,10 @@ class Runtime:
         compile: bool | str = False,  # noqa: A002 - torch's name
         reserve_rank: int | None = None,
     ) -> None:
-        self._pipeline: StableDiffusionXLPipeline | None = pipeline
+        self._pipelines: Pipelines | None = pipelines
         self._lock = threading.RLock()
         self._registry = registry
+        pipeline = pipelines.stock
         has_weights = not any(parameter.is_meta for parameter in pipeline.text_encoder.parameters())
         self._planes = Planes(
             pipeline,
@@ -71,7 +72,7 @@ class Runtime:
             reserve_rank=reserve_rank,
         )
         self._planner = Planner(is_writable=self._planes.is_writable)
-        self._painter = Painter(pipeline, base, self._planes, self._planner)
+        self._painter = Painter(pipelines, base, self._planes, self._planner)
         resident = ResidentSet(resident_bytes, device_bytes, device=self.device)
         self._loader = Loader(lambda: self.registry, base, self._planes.check, resident)
         self.base = base
@@ -92,6 +93,9 @@ class Runtime:
         pristine: str = "gpu",
         compile: bool | str = False,  # noqa: A002
         reserve_rank: int | None = None,
+        controlnet: str | Path | None = None,
+        refiner: str | Path | None = None,
+        refiner_swap: bool = False,
     ) -> "Runtime":
         """Load a base.
 
@@ -111,9 +115,13 @@ class Runtime:
                 which of `adapterhub.runtime.compiled.COMPILERS`.
             reserve_rank: The low-rank and the mixed plane are compiled too, and take plain LoRAs up to this
                 rank, that of all adapters together on a module.
+            controlnet: Directory of a ControlNet, for pictures with a `Control`; see `find_controlnet`.
+            refiner: Name of a refiner, for pictures with `refine_from`; see `find_refiner`.
+            refiner_swap: Keep only one of base and refiner on the device, and the other on the host.
 
         Raises:
             AdapterHubError: As `find_base`, `choose_device` and `load_pipeline`.
+            ControlNetError, RefinerError: One cannot be loaded, or does not fit the base.
 
         Example:
             >>> with Runtime.load("mini", device="cpu") as runtime:
@@ -123,9 +131,12 @@ class Runtime:
         device, dtype = choose_device(device, dtype)
         compiler = compiler_name(compile)
         found = base if isinstance(base, Base) else find_base(base, config=config)
+        steering = None if controlnet is None else find_controlnet(controlnet)
+        refining = None if refiner is None else find_refiner(refiner)
         pipeline = load_pipeline(found, device=device, dtype=dtype, offload=offload, quantize=quantize)
+        pipelines = Pipelines(pipeline, controlnet=steering, refiner=refining, is_swapped=refiner_swap)
         return cls(
-            pipeline,
+            pipelines,
             found,
             registry=registry,
             resident_bytes=resident_bytes,
@@ -173,7 +184,7 @@ class Runtime:
                 raise ArchitectureError(found.architecture, wrapped.architecture)
             wrapped = found
         return cls(
-            pipeline,
+            Pipelines(pipeline),
             wrapped,
             registry=registry,
             resident_bytes=resident_bytes,
@@ -184,9 +195,7 @@ class Runtime:
     @property
     def pipeline(self) -> "StableDiffusionXLPipeline":
         """The stock diffusers pipeline, with the composition's weights in it."""
-        if self._pipeline is None:
-            raise RuntimeClosedError
-        return self._pipeline
+        return self._opened.stock
 
     @property
     def registry(self) -> Registry:
@@ -245,7 +254,7 @@ class Runtime:
             NotFiniteError: An adapter holds NaN or infinity.
             PlaneError: It cannot act on that plane; `RankError` if its rank exceeds what is reserved.
         """
-        plan = _plan(composition)
+        plan = plan_of(composition)
         with self._lock:
             self.pipeline  # noqa: B018 - it raises if the runtime is closed
             active, before = self._loader.activate(plan), self._planes.composed
@@ -265,7 +274,7 @@ class Runtime:
             AdapterNotFoundError, VersionNotFoundError: A reference names nothing.
             ArchitectureError: An adapter is for another architecture.
         """
-        self._loader.prefetch(_plan(composition))
+        self._loader.prefetch(plan_of(composition))
 
     def generate(
         self,
@@ -283,6 +292,9 @@ class Runtime:
         plane: str | None = None,
         triggers: str = "off",
         prompt_syntax: str = "weighted",
+        start: Start | None = None,
+        control: Control | None = None,
+        refine_from: float | None = None,
         on_step: OnCount | None = None,
     ) -> GenerationResult:
         """Make pictures in one batch: `count` of each prompt.
@@ -299,12 +311,16 @@ class Runtime:
             count: Pictures of each prompt.
             steps: Denoising steps.
             guidance_scale: Classifier-free guidance; 1 or less turns it off.
-            width: Pixels, a multiple of 8; by default what the base was trained for.
+            width: Pixels, a multiple of 8; by default that of the picture of `start` or `control`, rounded
+                down, else what the base was trained for.
             height: Likewise.
             scheduler: One of `adapterhub.runtime.schedulers.SCHEDULERS`; by default the base's own.
             plane: `fused`, `low_rank` or `mixed`; by default the best.
             triggers: Whether the adapters' trigger words are said: `off`, `prepend` or `append`, never twice.
             prompt_syntax: `weighted` reads weights, `BREAK` and `<lora:name:weight>`, `plain` none of them.
+            start: The picture that all start from, in place of noise alone; fewer steps are made then.
+            control: The picture that steers all of them, through the ControlNet of `load`.
+            refine_from: The part of all steps, such as 0.8, after which the refiner of `load` goes on.
             on_step: Called after each denoising step with (steps done, steps).
 
         Raises:
@@ -324,16 +340,6 @@ class Runtime:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             raise EmptyPromptError
-        plans: list[Plan | None]
-        if isinstance(composition, EllipsisType):
-            plans = [None] * len(prompts)
-        elif isinstance(composition, Sequence) and not isinstance(composition, str):
-            plans = [_plan(one) for one in composition]
-            if len(plans) != len(prompts):
-                rule = f"there must be {len(prompts)}, one for each prompt"
-                raise SettingError("the number of compositions", len(plans), rule)
-        else:
-            plans = [_plan(composition)] * len(prompts)
         asked = Request(
             "",
             negative_prompt=negative_prompt,
@@ -346,7 +352,11 @@ class Runtime:
             plane=plane,
             triggers=triggers,
             prompt_syntax=prompt_syntax,
+            start=start,
+            control=control,
+            refine_from=refine_from,
         )
+        plans = plans_of(composition, len(prompts))
         counted = None if on_step is None else lambda step: on_step(step.done, step.steps)
         return self.run(series(asked, prompts, plans, count), on_step=counted)
 
@@ -367,9 +377,8 @@ class Runtime:
             if request.shared != completed[0].shared:
                 raise SettingError("a batch", len(completed), "its requests must share all other settings")
         with self._lock, ExitStack() as held:
-            own = self.pipeline.scheduler
-            name = completed[0].scheduler
-            scheduler = own if name is None else make_scheduler(name, own.config)
+            self._opened.check(completed[0])
+            schedulers = self._opened.schedulers(completed[0].scheduler)
             prepared: list[tuple[Request, ActivePlan]] = []
             for request in completed:
                 one, active = self._prepared(request, held)
@@ -378,32 +387,45 @@ class Runtime:
             made = self._painter.paint_all(
                 [request for request, _ in prepared],
                 [active for _, active in prepared],
-                scheduler,
+                schedulers,
                 on_step=on_step,
             )
         return GenerationResult([image for image, _ in made], [record for _, record in made])
 
-    def reproduce(self, record: GenerationRecord, *, on_step: OnCount | None = None) -> GenerationResult:
+    def reproduce(
+        self,
+        record: GenerationRecord,
+        *,
+        inputs: Inputs | None = None,
+        on_step: OnCount | None = None,
+    ) -> GenerationResult:
         """Make the picture of a record again, in a batch of the recorded shape and at the recorded row.
 
         The other rows of the batch are filled with the same picture: they decide nothing but the shape.
         `adapterhub.replay` also restores the base, the dtype and the threads, and compares.
 
+        Args:
+            record: Of the picture.
+            inputs: The pictures that it was made from, if it was; the record has their digests alone.
+            on_step: Called after each denoising step with (steps done, steps).
+
         Raises:
-            ValueError: The record says nothing that makes sense of what was composed.
+            InputPictureError: One of these pictures is missing, or is another one.
+            ValueError: The record says nothing that makes sense.
             AdapterHubError: As `compose`.
         """
-        batch = Batch.like(record)
         plan = recorded_plan(record)
+        batch = Batch.like(record, *recorded_inputs(record, inputs))
         counted = None if on_step is None else lambda step: on_step(step.done, step.steps)
         with self._lock, ExitStack() as held:
-            scheduler = recorded_scheduler(record.scheduler, self.pipeline.scheduler)
+            self._opened.check(batch.first)
+            schedulers = self._opened.recorded_schedulers(record.scheduler, record.refiner)
             active = self._loader.activate(plan)
             held.callback(active.release)
             choice = Choice("fused" if record.plane == "base" else record.plane, record.plane_reason)
             plans = [active] * len(batch)
             made = self._painter.paint(
-                batch, plans, choice, scheduler, rank=record.plane_rank, on_step=counted
+                batch, plans, choice, schedulers, rank=record.plane_rank, on_step=counted
             )
         image, again = made[record.batch_row]
         return GenerationResult([image], [again])
@@ -415,7 +437,7 @@ class Runtime:
             self._planes.close()
             composed.release()
             self._loader.resident.close()
-            self._pipeline = None
+            self._pipelines = None
 
     def __enter__(self) -> "Runtime":
         return self
@@ -424,6 +446,12 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def _opened(self) -> Pipelines:
+        if self._pipelines is None:
+            raise RuntimeClosedError
+        return self._pipelines
 
     def _prepared(self, request: Request, held: ExitStack) -> tuple[Request, ActivePlan]:
         """Return a completed request without tags and with trigger words, and what acts on it."""
@@ -444,7 +472,3 @@ class Runtime:
             request.prompt, active.trigger_words, request.triggers, syntax=request.prompt_syntax
         )
         return replace(request, prompt=prompt, composition=plan), active
-
-
-def _plan(composition: Composable) -> Plan:
-    return Composition.parse(composition) if isinstance(composition, str) else composition or BASE
