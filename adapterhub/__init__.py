@@ -14,6 +14,7 @@ _EXPORTS = {
     "Base": "adapterhub.bases.find",
     "Composite": "adapterhub.runtime.schedule",
     "Composition": "adapterhub.runtime.composition",
+    "Control": "adapterhub.runtime.start",
     "GenerationRecord": "adapterhub_registry.record",
     "Grid": "adapterhub.runtime.grid",
     "Job": "adapterhub.runtime.jobs",
@@ -21,6 +22,7 @@ _EXPORTS = {
     "Registry": "adapterhub_registry.store",
     "Request": "adapterhub.runtime.request",
     "Runtime": "adapterhub.runtime.engine",
+    "Start": "adapterhub.runtime.start",
     "Switch": "adapterhub.runtime.schedule",
     "TrainConfig": "adapterhub.training.config",
     "Version": "adapterhub_registry.manifest",
@@ -45,6 +47,7 @@ __all__ = [
     "Base",
     "Composite",
     "Composition",
+    "Control",
     "GenerationRecord",
     "Grid",
     "Job",
@@ -52,6 +55,7 @@ __all__ = [
     "Registry",
     "Request",
     "Runtime",
+    "Start",
     "Switch",
     "TrainConfig",
     "Version",
@@ -93,6 +97,8 @@ if TYPE_CHECKING:
     from adapterhub.runtime.schedule import Composite as Composite
     from adapterhub.runtime.schedule import Keyframes as Keyframes
     from adapterhub.runtime.schedule import Switch as Switch
+    from adapterhub.runtime.start import Control as Control
+    from adapterhub.runtime.start import Start as Start
     from adapterhub.training.config import TrainConfig as TrainConfig
     from adapterhub.training.train import train as train
     from adapterhub_registry.differences import compare_pictures as compare_pictures

@@ -6,10 +6,13 @@ AdapterHubError
 ├── MissingComponentError    a pipeline lacks one of its parts
 ├── BaseLoadError            the weights cannot be loaded
 ├── PipelineRefusedError     a loaded pipeline cannot be wrapped
+├── ControlNetError          a directory holds no ControlNet, or one that does not fit the base
+├── RefinerError             a directory holds no refiner, or one that does not fit the base
 ├── SettingError             a setting of a generation makes no sense
 │   ├── EmptyPromptError
 │   ├── InvalidSizeError
 │   ├── MaskSizeError        a mask has another size than the picture
+│   ├── InputPictureError    a picture to replay from is missing, or another one
 │   └── DeviceError          a device or dtype that is not there
 │       └── MemorySizeError  a device is too small for a base
 ├── CompositionError         a composition in text cannot be read
@@ -29,7 +32,7 @@ AdapterHubError
 └── RuntimeClosedError       a runtime was used after close
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
@@ -127,6 +130,34 @@ class PipelineRefusedError(AdapterHubError):
         super().__init__(f"this {kind} cannot be wrapped: {reason}")
 
 
+class ControlNetError(AdapterHubError):
+    """A directory holds no ControlNet, or one that does not fit the base."""
+
+    code = "controlnet-unfit"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"{path} cannot be used as a ControlNet: {reason}. Name a directory in diffusers' format that "
+            "holds a ControlNetModel for this base"
+        )
+
+
+class RefinerError(AdapterHubError):
+    """A directory holds no refiner, or one that does not fit the base."""
+
+    code = "refiner-unfit"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"{path} cannot be used as a refiner: {reason}. Name a directory in diffusers' format, or a "
+            "hub id such as stabilityai/stable-diffusion-xl-refiner-1.0"
+        )
+
+
 class SettingError(AdapterHubError):
     """A setting of a generation makes no sense."""
 
@@ -200,6 +231,36 @@ class MemorySizeError(DeviceError):
             f"the base's weights need {needed_bytes / 1e9:.1f} GB there, and {free_bytes / 1e9:.1f} GB are "
             "free: choose float16, an offload policy, or a quantized UNet",
         )
+
+
+class InputPictureError(SettingError):
+    """A picture that a recorded one was made from is missing, or another one, or there was none.
+
+    Attributes:
+        role: `image`, `mask` or `control`.
+        recorded: Its `sha256`, `width` and `height` in the record; None for none.
+        given: Those of the picture that was given; None for none.
+    """
+
+    code = "input-picture-differs"
+
+    def __init__(
+        self, role: str, recorded: Mapping[str, object] | None, given: Mapping[str, object] | None
+    ) -> None:
+        self.role = role
+        self.recorded = recorded
+        self.given = given
+        if given is None:
+            rule = f"none was given; records do not carry such pictures: name the file with --{role}"
+        elif recorded is None:
+            rule = f"one was given; leave --{role} out"
+        else:
+            rule = f"another one was given, {_digest(given)}"
+        super().__init__(f"the {role} of the record", "none" if recorded is None else _digest(recorded), rule)
+
+
+def _digest(entry: Mapping[str, object]) -> str:
+    return f"{entry['width']}x{entry['height']} pixels with the digest {str(entry['sha256'])[:12]}"
 
 
 class CompositionError(AdapterHubError):

@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from adapterhub.bases.find import find_base
 from adapterhub.bases.load import load_pipeline
 from adapterhub.runtime.engine import Runtime
+from adapterhub.runtime.pipelines import Pipelines
 from adapterhub_registry.store import Registry
 from tests.sdxl_configs import SDXL_UNET
 
@@ -138,7 +139,7 @@ def measure_ours(
         registry.add(
             file, name=f"me/a{number}", base="mini" if base.architecture == "mini" else None, link=True
         )
-    with Runtime(pipeline, base, registry=registry) as runtime:
+    with Runtime(Pipelines(pipeline), base, registry=registry) as runtime:
         for number in range(registered):
             runtime.compose(f"me/a{number}")  # read and checked once, as theirs are loaded once
         order = [" + ".join(f"me/a{number}" for number in stack) for stack in stacks(registered, rounds)]

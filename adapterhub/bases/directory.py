@@ -63,13 +63,23 @@ def choose_weights(path: Path, variant: str | None) -> tuple[Mapping[str, tuple[
     of_variant = {component: weights_files(path, component, variant) for component in WEIGHTED}
     if asked and not any(of_variant.values()):
         raise MissingComponentError(path, "unet", f"has no {_stem('unet')}.{asked}.safetensors")
-    weights = {component: files or weights_files(path, component) for component, files in of_variant.items()}
-    for component, files in weights.items():
-        if not files:
-            if pickle := _pickle_in(path / component):
-                raise PickleRefusedError(pickle)
-            raise MissingComponentError(path, component, f"has no {_stem(component)}.safetensors")
+    weights = {component: files or required_files(path, component) for component, files in of_variant.items()}
     return weights, variant
+
+
+def required_files(path: Path, component: str) -> tuple[Path, ...]:
+    """Return the plain files of `weights_files`.
+
+    Raises:
+        MissingComponentError: There are none, or an index names a shard that is not there.
+        PickleRefusedError: There are only pickled weights.
+    """
+    files = weights_files(path, component)
+    if not files:
+        if pickle := _pickle_in(path / component):
+            raise PickleRefusedError(pickle)
+        raise MissingComponentError(path, component, f"has no {_stem(component)}.safetensors")
+    return files
 
 
 def weights_files(path: Path, component: str, variant: str | None = None) -> tuple[Path, ...]:

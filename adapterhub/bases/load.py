@@ -53,7 +53,7 @@ def load_pipeline(
         require_quantizer(quantize, device)
     try:
         require_memory(base, device=device, dtype=dtype, offload=offload, quantize=quantize)
-        with _quiet_libraries():
+        with quiet_libraries():
             pipeline = _load(base, dtype, quantize)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError, WeightsError) as exc:
         raise BaseLoadError(base.path, str(exc).splitlines()[0] if str(exc) else repr(exc)) from exc
@@ -64,7 +64,7 @@ def load_pipeline(
         quantize_with_torchao(pipeline.unet)
     if quantize is not None and is_writable(pipeline):
         raise BaseLoadError(base.path, f"its UNet was not quantized to {quantize}")
-    with _quiet_libraries():
+    with quiet_libraries():
         if offload == "model":
             pipeline.enable_model_cpu_offload(device=device)
         elif offload == "sequential":
@@ -122,7 +122,7 @@ def _load(base: Base, dtype: str, quantize: str | None) -> "StableDiffusionXLPip
         require_fit(base)
     given: dict[str, Any] = {}
     if vae_dtype(base, dtype) != dtype:
-        given["vae"] = _in_float32(_load_part(AutoencoderKL, base, "vae", "float32"))
+        given["vae"] = in_float32(_load_part(AutoencoderKL, base, "vae", "float32"))
     if quantize is not None and (config := bitsandbytes_config(quantize, dtype)):
         given["unet"] = _load_part(UNet2DConditionModel, base, "unet", dtype, quantization_config=config)
     if not base.is_single_file:
@@ -160,7 +160,7 @@ def _load_part(kind: Any, base: Base, part: str, dtype: str, **settings: Any) ->
     )
 
 
-def _in_float32(vae: Any) -> Any:
+def in_float32(vae: Any) -> Any:
     """Keep a VAE in float32, whatever comes in and whatever dtype a pipeline asks it to have."""
     for entry in (vae.encoder, vae.post_quant_conv or vae.decoder):
         entry.register_forward_pre_hook(_cast_input)
@@ -186,7 +186,7 @@ def _require_offload(offload: str, device: str) -> None:
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Keep loading bars, and advice about packages that SDXL does not need, off the user's terminal."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

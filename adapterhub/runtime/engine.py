@@ -1,51 +1,41 @@
 """The runtime: load a base once, compose, generate."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.bases.companions import find_controlnet, find_refiner
 from adapterhub.bases.find import Base, find_base
 from adapterhub.bases.load import choose_device, is_writable, load_pipeline
 from adapterhub.bases.wrapped import base_of
-from adapterhub.errors import ArchitectureError, EmptyPromptError, RuntimeClosedError, SettingError
-from adapterhub.runtime.active import ActivePlan
+from adapterhub.errors import ArchitectureError
 from adapterhub.runtime.compiled import compiler_name
-from adapterhub.runtime.draw import OnStep
+from adapterhub.runtime.generating import Generating
 from adapterhub.runtime.loading import Loader
-from adapterhub.runtime.painter import Painter, Picture
+from adapterhub.runtime.painter import Painter
+from adapterhub.runtime.pipelines import Pipelines
 from adapterhub.runtime.planes import Planes
-from adapterhub.runtime.planner import Choice, Planner
+from adapterhub.runtime.planner import Planner
 from adapterhub.runtime.plans import Composable, plan_of
-from adapterhub.runtime.records import recorded_plan
-from adapterhub.runtime.request import Batch, Request, series
 from adapterhub.runtime.residency import BUDGET_BYTES, DEVICE_BYTES, ResidencyMetrics, ResidentSet
-from adapterhub.runtime.result import GenerationResult
 from adapterhub.runtime.schedule import Plan, terms_of
-from adapterhub.runtime.schedulers import make_scheduler, recorded_scheduler
-from adapterhub.runtime.submitting import Submitting
 from adapterhub.runtime.turns import TurnLock
 from adapterhub.runtime.worker import Limits, Studio, Worker
 from adapterhub_registry.manifest import Version
-from adapterhub_registry.record import GenerationRecord
 from adapterhub_registry.store import Registry
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
-OnCount = Callable[[int, int], None]
-"""Called after each denoising step with (steps done, steps)."""
 
-
-class Runtime(Submitting):
+class Runtime(Generating):
     """One loaded pipeline; make it with `Runtime.load`. Calls of many threads are served one at a time."""
 
     def __init__(
         self,
-        pipeline: "StableDiffusionXLPipeline",
+        pipelines: Pipelines,
         base: Base,
         *,
         registry: Registry | None = None,
@@ -56,9 +46,10 @@ class Runtime(Submitting):
         reserve_rank: int | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self._pipeline: StableDiffusionXLPipeline | None = pipeline
+        self._pipelines = pipelines
         self._lock = TurnLock()
         self._registry = registry
+        pipeline = pipelines.stock
         has_weights = not any(parameter.is_meta for parameter in pipeline.text_encoder.parameters())
         self._planes = Planes(
             pipeline,
@@ -69,7 +60,7 @@ class Runtime(Submitting):
             reserve_rank=reserve_rank,
         )
         self._planner = Planner(is_writable=self._planes.is_writable)
-        self._painter = Painter(pipeline, base, self._planes, self._planner)
+        self._painter = Painter(pipelines, base, self._planes, self._planner)
         resident = ResidentSet(resident_bytes, device_bytes, device=self.device)
         self._loader = Loader(lambda: self.registry, base, self._planes.check, resident)
         self._composed = self._planes.composed, self._planes.plane
@@ -93,6 +84,9 @@ class Runtime(Submitting):
         pristine: str = "gpu",
         compile: bool | str = False,  # noqa: A002
         reserve_rank: int | None = None,
+        controlnet: str | Path | None = None,
+        refiner: str | Path | None = None,
+        refiner_swap: bool = False,
         max_batch: int = 8,
         queue_limit: int = 256,
         tenant_limit: int | None = None,
@@ -115,6 +109,9 @@ class Runtime(Submitting):
                 which of `adapterhub.runtime.compiled.COMPILERS`.
             reserve_rank: The low-rank and the mixed plane are compiled too, and take plain LoRAs up to this
                 rank, that of all adapters together on a module.
+            controlnet: Directory of a ControlNet, for pictures with a `Control`; see `find_controlnet`.
+            refiner: Name of a refiner, for pictures with `refine_from`; see `find_refiner`.
+            refiner_swap: Keep only one of base and refiner on the device, and the other on the host.
             max_batch: Pictures of jobs that are made together at most.
             queue_limit: Jobs that may wait.
             tenant_limit: Jobs of one tenant that may wait; None for `queue_limit`.
@@ -122,6 +119,7 @@ class Runtime(Submitting):
         Raises:
             SettingError: A limit is below 1.
             AdapterHubError: As `find_base`, `choose_device` and `load_pipeline`.
+            ControlNetError, RefinerError: One cannot be loaded, or does not fit the base.
 
         Example:
             >>> with Runtime.load("mini", device="cpu") as runtime:
@@ -132,9 +130,12 @@ class Runtime(Submitting):
         device, dtype = choose_device(device, dtype)
         compiler = compiler_name(compile)
         found = base if isinstance(base, Base) else find_base(base, config=config)
+        steering = None if controlnet is None else find_controlnet(controlnet)
+        refining = None if refiner is None else find_refiner(refiner)
         pipeline = load_pipeline(found, device=device, dtype=dtype, offload=offload, quantize=quantize)
+        pipelines = Pipelines(pipeline, controlnet=steering, refiner=refining, is_swapped=refiner_swap)
         return cls(
-            pipeline,
+            pipelines,
             found,
             registry=registry,
             resident_bytes=resident_bytes,
@@ -183,7 +184,7 @@ class Runtime(Submitting):
                 raise ArchitectureError(found.architecture, wrapped.architecture)
             wrapped = found
         return cls(
-            pipeline,
+            Pipelines(pipeline),
             wrapped,
             registry=registry,
             resident_bytes=resident_bytes,
@@ -194,9 +195,7 @@ class Runtime(Submitting):
     @property
     def pipeline(self) -> "StableDiffusionXLPipeline":
         """The stock diffusers pipeline, with the composition's weights in it."""
-        if self._pipeline is None:
-            raise RuntimeClosedError
-        return self._pipeline
+        return self._opened.stock
 
     @property
     def registry(self) -> Registry:
@@ -257,7 +256,7 @@ class Runtime(Submitting):
         """
         plan = plan_of(composition)
         with self._lock:
-            self.pipeline  # noqa: B018 - it raises if the runtime is closed
+            self._opened  # noqa: B018 - it raises if the runtime is closed
             active, before = self._loader.activate(plan), self._planes.composed
             try:
                 choice = self._planner.choose([active], pictures=1, pixels=0, asked=plane)
@@ -278,143 +277,6 @@ class Runtime(Submitting):
         """
         self._loader.prefetch(plan_of(composition))
 
-    def generate(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        composition: Composable | Sequence[Composable] | EllipsisType = ...,
-        negative_prompt: str | None = None,
-        seed: int | None = None,
-        count: int = 1,
-        steps: int = 30,
-        guidance_scale: float = 5.0,
-        width: int | None = None,
-        height: int | None = None,
-        scheduler: str | None = None,
-        plane: str | None = None,
-        triggers: str = "off",
-        prompt_syntax: str = "weighted",
-        on_step: OnCount | None = None,
-    ) -> GenerationResult:
-        """Make pictures in one batch: `count` of each prompt.
-
-        With one prompt and one picture the pixels are those of the stock pipeline called with
-        `generator=torch.Generator("cpu").manual_seed(seed)` and the same settings.
-
-        Args:
-            prompt: One prompt, or several.
-            composition: What acts on these pictures alone, or a list with one for each prompt, which are then
-                drawn in one batch, each under its own. Left out it is what `compose` made active.
-            negative_prompt: What to avoid, for all; None is SDXL's zero embedding.
-            seed: Seed of the first picture, 0 to 2**32 - 1; the others count up. None draws one.
-            count: Pictures of each prompt.
-            steps: Denoising steps.
-            guidance_scale: Classifier-free guidance; 1 or less turns it off.
-            width: Pixels, a multiple of 8; by default what the base was trained for.
-            height: Likewise.
-            scheduler: One of `adapterhub.runtime.schedulers.SCHEDULERS`; by default the base's own.
-            plane: `fused`, `low_rank` or `mixed`; by default the best.
-            triggers: Whether the adapters' trigger words are said: `off`, `prepend` or `append`, never twice.
-            prompt_syntax: `weighted` reads weights, `BREAK` and `<lora:name:weight>`, `plain` none of them.
-            on_step: Called after each denoising step with (steps done, steps).
-
-        Raises:
-            EmptyPromptError: The list of prompts is empty.
-            InvalidSizeError: A side is not a positive multiple of 8.
-            SettingError: Another setting makes no sense.
-            PromptError: A weight or a tag in a prompt cannot be read.
-            RuntimeClosedError: The runtime was closed.
-            AdapterHubError: As `compose`.
-
-        Example:
-            >>> with Runtime.load("mini", device="cpu") as runtime:
-            ...     result = runtime.generate(["a red heart", "a star"], seed=7, steps=2)
-            ...     [record.seed for record in result.records]
-            [7, 8]
-        """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise EmptyPromptError
-        plans: list[Plan | None]
-        if isinstance(composition, EllipsisType):
-            plans = [None] * len(prompts)
-        elif isinstance(composition, Sequence) and not isinstance(composition, str):
-            plans = [plan_of(one) for one in composition]
-            if len(plans) != len(prompts):
-                rule = f"there must be {len(prompts)}, one for each prompt"
-                raise SettingError("the number of compositions", len(plans), rule)
-        else:
-            plans = [plan_of(composition)] * len(prompts)
-        asked = Request(
-            "",
-            negative_prompt=negative_prompt,
-            seed=seed,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            width=width,
-            height=height,
-            scheduler=scheduler,
-            plane=plane,
-            triggers=triggers,
-            prompt_syntax=prompt_syntax,
-        )
-        counted = None if on_step is None else lambda step: on_step(step.done, step.steps)
-        return self.run(series(asked, prompts, plans, count), on_step=counted)
-
-    def run(self, requests: Sequence[Request], *, on_step: OnStep | None = None) -> GenerationResult:
-        """Make the pictures of requests that have all settings in common but prompts, seeds and compositions.
-
-        They are one batch, unless their compositions have to act apart.
-
-        Args:
-            requests: At least one.
-            on_step: Called after each step of each batch; an exception that it raises ends the call.
-
-        Raises:
-            AdapterHubError: As `generate`.
-        """
-        with self._lock:
-            self.pipeline  # noqa: B018 - it raises if the runtime is closed
-            prepared = [self._prepared(request) for request in requests]
-            for request in prepared:
-                if request.shared != prepared[0].shared:
-                    rule = "its requests must share all other settings"
-                    raise SettingError("a batch", len(prepared), rule)
-            known: list[ActivePlan] = []
-            try:
-                plans = [self._activate(request, known) for request in prepared]
-                scheduler = self._scheduler(prepared[0])
-                made = self._painter.paint_all(prepared, plans, scheduler, on_step=on_step)
-            finally:
-                for active in known:
-                    active.release()
-        return GenerationResult([image for image, _ in made], [record for _, record in made])
-
-    def reproduce(self, record: GenerationRecord, *, on_step: OnCount | None = None) -> GenerationResult:
-        """Make the picture of a record again, in a batch of the recorded shape and at the recorded row.
-
-        The other rows of the batch are filled with the same picture: they decide nothing but the shape.
-        `adapterhub.replay` also restores the base, the dtype and the threads, and compares.
-
-        Raises:
-            ValueError: The record says nothing that makes sense of what was composed.
-            AdapterHubError: As `compose`.
-        """
-        batch = Batch.like(record)
-        plan = recorded_plan(record)
-        counted = None if on_step is None else lambda step: on_step(step.done, step.steps)
-        with self._lock, ExitStack() as held:
-            scheduler = recorded_scheduler(record.scheduler, self.pipeline.scheduler)
-            active = self._loader.activate(plan)
-            held.callback(active.release)
-            choice = Choice("fused" if record.plane == "base" else record.plane, record.plane_reason)
-            plans = [active] * len(batch)
-            made = self._painter.paint(
-                batch, plans, choice, scheduler, rank=record.plane_rank, on_step=counted
-            )
-        image, again = made[record.batch_row]
-        return GenerationResult([image], [again])
-
     def close(self) -> None:
         """Cancel all jobs, put the base's weights back and let go of the pipeline; twice is allowed."""
         self._worker.close()
@@ -423,7 +285,7 @@ class Runtime(Submitting):
             self._planes.close()
             composed.release()
             self._loader.resident.close()
-            self._pipeline = None
+            self._pipelines = None
 
     def __enter__(self) -> "Runtime":
         return self
@@ -432,23 +294,3 @@ class Runtime(Submitting):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _activate(self, request: Request, known: list[ActivePlan]) -> ActivePlan:
-        """Return what acts on a request: one of those that are known, if it is equal, else it joins them."""
-        if request.composition is None:
-            return self._planes.composed
-        found = next((active for active in known if active.plan == request.composition), None)
-        if found is None:
-            found = self._loader.activate(request.composition)
-            known.append(found)
-        return found
-
-    def _paint(
-        self, requests: Sequence[Request], plans: Sequence[ActivePlan], choice: Choice, on_step: OnStep
-    ) -> list[Picture]:
-        batch = Batch(tuple(requests))
-        return self._painter.paint(batch, plans, choice, self._scheduler(requests[0]), on_step=on_step)
-
-    def _scheduler(self, request: Request) -> Any:
-        own = self.pipeline.scheduler
-        return own if request.scheduler is None else make_scheduler(request.scheduler, own.config)

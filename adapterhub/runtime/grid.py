@@ -16,7 +16,8 @@ from PIL import Image
 from adapterhub.errors import EmptyPromptError, SettingError
 from adapterhub.runtime.cells import WantedCell, pinned, wanted_settings
 from adapterhub.runtime.composition import BASE, Composition, Term
-from adapterhub.runtime.engine import OnCount, Runtime
+from adapterhub.runtime.engine import Runtime
+from adapterhub.runtime.generating import OnCount
 from adapterhub.runtime.schedule import METHOD_NAMES, named_plan
 from adapterhub.sheet import MARGIN, contact_sheet, fit
 from adapterhub_registry.files import make_directory, write_atomically

@@ -1,7 +1,6 @@
 """Completed requests with what acts on them, into batches, into pictures with their records."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
@@ -13,6 +12,7 @@ from adapterhub.runtime.active import ActivePlan
 from adapterhub.runtime.composition import BASE
 from adapterhub.runtime.draw import OnStep, draw
 from adapterhub.runtime.environment import library_versions, processor_name
+from adapterhub.runtime.pipelines import Pipelines, Schedulers
 from adapterhub.runtime.planes import Planes
 from adapterhub.runtime.planner import Choice, Planner
 from adapterhub.runtime.records import plan_fields
@@ -24,27 +24,27 @@ Picture = tuple[Image.Image, GenerationRecord]
 
 
 class Painter:
-    """Draws on one pipeline.
+    """Draws on the pipelines of one base.
 
     Args:
-        pipeline: The stock pipeline.
-        base: What it was loaded from.
-        planes: Of the pipeline.
+        pipelines: All of them.
+        base: What the stock one was loaded from.
+        planes: Of the stock one.
         planner: Chooses one of them.
     """
 
-    def __init__(self, pipeline: Any, base: Base, planes: Planes, planner: Planner) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipelines: Pipelines, base: Base, planes: Planes, planner: Planner) -> None:
+        self._pipelines = pipelines
         self._base = base
         self._planes = planes
         self._planner = planner
-        self._prompts = PromptCache(pipeline)
+        self._prompts = PromptCache(pipelines.stock)
 
     def paint_all(
         self,
         requests: Sequence[Request],
         plans: Sequence[ActivePlan],
-        scheduler: Any,
+        schedulers: Schedulers,
         *,
         on_step: OnStep | None = None,
     ) -> list[Picture]:
@@ -53,7 +53,7 @@ class Painter:
         Args:
             requests: Completed.
             plans: What acts on each; equal plans are one object.
-            scheduler: Used in place of the pipeline's own.
+            schedulers: Used in place of the pipelines' own.
             on_step: Called after each step of each batch.
 
         Returns:
@@ -62,7 +62,7 @@ class Painter:
         made: dict[int, Picture] = {}
         for rows, choice in self.batches(requests, plans):
             batch = Batch(tuple(requests[row] for row in rows))
-            pictures = self.paint(batch, [plans[row] for row in rows], choice, scheduler, on_step=on_step)
+            pictures = self.paint(batch, [plans[row] for row in rows], choice, schedulers, on_step=on_step)
             made |= dict(zip(rows, pictures, strict=True))
         return [made[row] for row in sorted(made)]
 
@@ -71,7 +71,7 @@ class Painter:
         batch: Batch,
         plans: Sequence[ActivePlan],
         choice: Choice,
-        scheduler: Any,
+        schedulers: Schedulers,
         *,
         rank: int = 0,
         on_step: OnStep | None = None,
@@ -82,30 +82,32 @@ class Painter:
             batch: What to draw.
             plans: One for each picture; on other planes than the mixed one all are the same.
             choice: The plane.
-            scheduler: Used in place of the pipeline's own.
+            schedulers: Used in place of the pipelines' own.
             rank: To which the mixed plane pads factors, at least.
             on_step: Called after each step.
         """
         drawn = draw(
-            self._pipeline,
+            self._pipelines,
             batch,
             plans if choice.plane == "mixed" else plans[:1],
             planes=self._planes,
             plane=choice.plane,
             prompts=self._prompts,
-            scheduler=scheduler,
+            schedulers=schedulers,
             rank=rank,
             on_step=on_step,
         )
-        self._planner.observe(choice.plane, len(batch), batch.width * batch.height, drawn.step_seconds)
-        device = self._pipeline._execution_device
+        if drawn.step_seconds and batch.first.control is None:  # a ControlNet's time is not a plane's
+            self._planner.observe(choice.plane, len(batch), batch.width * batch.height, drawn.step_seconds)
+        stock = self._pipelines.stock
+        device = stock._execution_device
         is_base = choice.plane == "fused" and plans[0].plan == BASE
         shared = {
             "base": BaseRecord(self._base.name, self._base.architecture, self._base.identity),
-            "scheduler": scheduler_record(scheduler),
+            "scheduler": scheduler_record(schedulers.base),
             "device": device.type,
             "processor": processor_name(device),
-            "dtype": dtype_name(self._pipeline.unet.dtype),
+            "dtype": dtype_name(stock.unet.dtype),
             "threads": torch.get_num_threads(),
             "plane": "base" if is_base else choice.plane,
             "plane_reason": "" if is_base else choice.why,
@@ -114,8 +116,9 @@ class Painter:
             "compiled": drawn.compiler,
             "versions": library_versions(),
         }
+        own = [self._pipelines.fields(request, schedulers) for request in batch.requests]
         return [
-            (image, GenerationRecord(**shared, **plan_fields(plan), **batch.fields(row)))
+            (image, GenerationRecord(**shared, **plan_fields(plan), **batch.fields(row), **own[row]))
             for row, (image, plan) in enumerate(zip(drawn.images, plans, strict=True))
         ]
 
@@ -155,4 +158,6 @@ class Painter:
 
     def _chunks(self, request: Request) -> int:
         texts = [request.prompt, request.negative_prompt or ""]
-        return max(count_tokens(self._pipeline, text, syntax=request.prompt_syntax).chunks for text in texts)
+        return max(
+            count_tokens(self._pipelines.stock, text, syntax=request.prompt_syntax).chunks for text in texts
+        )

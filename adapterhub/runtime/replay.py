@@ -7,10 +7,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from adapterhub.bases.find import find_base
+from adapterhub.bases.companions import Companion, find_controlnet, find_refiner
+from adapterhub.bases.find import Base, find_base
 from adapterhub.errors import RecordError, ReplayError
-from adapterhub.runtime.engine import OnCount, Runtime
-from adapterhub.runtime.records import recorded_plan
+from adapterhub.runtime.engine import Runtime
+from adapterhub.runtime.generating import OnCount
+from adapterhub.runtime.records import recorded_companions, recorded_inputs, recorded_plan
+from adapterhub.runtime.start import Inputs, Picturable
 from adapterhub_registry.differences import Pair, compare_pixels, differing_settings
 from adapterhub_registry.encoding import Encoding
 from adapterhub_registry.record import GenerationRecord, read_picture
@@ -35,16 +38,27 @@ class ReplayResult:
     differences: Mapping[str, Pair]
 
 
-def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | None = None) -> ReplayResult:
+def replay(
+    path: Path,
+    *,
+    registry: Registry | None = None,
+    image: Picturable | None = None,
+    mask: Picturable | None = None,
+    control: Picturable | None = None,
+    on_step: OnCount | None = None,
+) -> ReplayResult:
     """Make the picture at `path` again.
 
-    Base, adapters, dtype, threads, batch shape and row, and what was compiled are taken from the record.
-    Where the file does not keep every pixel (JPEG, and WebP with a quality), the new picture is encoded alike
-    before both are compared.
+    Base, adapters, ControlNet, refiner, dtype, threads, batch shape and row, and what was compiled are taken
+    from the record. Where the file does not keep every pixel (JPEG, and WebP with a quality), the new picture
+    is encoded alike before both are compared.
 
     Args:
         path: A PNG, JPEG or WebP that AdapterHub wrote.
         registry: Where its adapters are found, by digest; by default the one in `ADAPTERHUB_HOME`.
+        image: The picture that it started from, if it did; the record has its digest alone.
+        mask: The mask of that, likewise.
+        control: The picture that steered it, likewise.
         on_step: Called after each denoising step with (steps done, steps).
 
     Returns:
@@ -53,8 +67,9 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | N
     Raises:
         RecordError: The file carries no readable record.
         AdapterNotFoundError, VersionNotFoundError: An adapter of the record is not in the registry.
-        ReplayError: The picture came out different, or its base is not the one here; the fields name each
-            setting that differs between the record and this machine.
+        InputPictureError: A picture that it was made from is missing, or is another one.
+        ReplayError: The picture came out different, or its base, ControlNet or refiner is not the one here;
+            the fields name each setting that differs between the record and this machine.
 
     Example:
         >>> import tempfile
@@ -68,16 +83,19 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | N
     """
     original = read_picture(path)
     record = original.record
+    inputs = Inputs(image, mask, control)
     try:
         recorded_plan(record)
+        recorded_inputs(record, inputs)
+        companions = recorded_companions(record)
     except ValueError as exc:
         raise RecordError(path, f"carries a record that cannot be read: it {exc}") from exc
     base = find_base(record.base.name)
-    if base.identity != record.base.identity:
-        pair = (record.base.identity, base.identity)
-        raise ReplayError(
-            path, f'was made on another base than the "{base.name}" here', {"base identity": pair}
-        )
+    _require_same(path, "base", base, record.base.identity)
+    for role, (name, identity) in companions.items():
+        found = find_refiner(name) if role == "refiner" else find_controlnet(name)
+        _require_same(path, role, found, identity)
+    names = {role: name for role, (name, _) in companions.items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(record.threads)
     try:
@@ -88,9 +106,12 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | N
             dtype=record.dtype,
             compile=record.compiled,
             reserve_rank=record.reserved_rank or None,
+            controlnet=names.get("controlnet"),
+            refiner=names.get("refiner"),
+            refiner_swap=True,  # it fits wherever the picture was made, and the bytes are the same
         )
         with loaded as runtime:
-            result = runtime.reproduce(record, on_step=on_step)
+            result = runtime.reproduce(record, inputs=inputs, on_step=on_step)
     finally:
         torch.set_num_threads(threads)
     encoding = Encoding.of(original.encoding.format, original.encoding.quality)
@@ -100,3 +121,9 @@ def replay(path: Path, *, registry: Registry | None = None, on_step: OnCount | N
     if not compare_pixels(original.image, encoding.seen(result.images[0])).is_equal:
         raise ReplayError(path, "came out different", differences)
     return ReplayResult(result.images[0], result.record, encoding, differences)
+
+
+def _require_same(path: Path, role: str, found: Base | Companion, identity: str) -> None:
+    if found.identity != identity:
+        reason = f'was made with another {role} than the "{found.name}" here'
+        raise ReplayError(path, reason, {f"{role} identity": (identity, found.identity)})

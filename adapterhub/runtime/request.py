@@ -7,6 +7,7 @@ from typing import Any
 
 from adapterhub.errors import InvalidSizeError, SettingError
 from adapterhub.runtime.schedule import Plan
+from adapterhub.runtime.start import Control, Start
 from adapterhub_registry.record import GenerationRecord
 
 SIZE_MULTIPLE = 8  # diffusers' SDXL pipeline refuses other sizes
@@ -24,12 +25,16 @@ class Request:
         seed: Of the starting noise; None draws one.
         steps: Denoising steps.
         guidance_scale: Classifier-free guidance; 1 or less turns it off.
-        width: Pixels, a multiple of 8; None for what the base was trained for.
+        width: Pixels, a multiple of 8; None for that of the picture that it starts from or that steers it,
+            rounded down, else for what the base was trained for. Pictures of other sizes are fitted to it.
         height: Likewise.
         scheduler: One of `adapterhub.runtime.schedulers.SCHEDULERS`; None for the base's own.
         plane: `fused`, `low_rank` or `mixed`; None for the best.
         triggers: Whether the adapters' trigger words are said: `off`, `prepend` or `append`, never twice.
         prompt_syntax: `weighted` reads weights, `BREAK` and `<lora:name:weight>`; `plain` takes all as text.
+        start: The picture that it starts from; None for noise.
+        control: The picture that steers it through the runtime's ControlNet; None for none.
+        refine_from: The part of all steps after which the runtime's refiner goes on; None for never.
     """
 
     prompt: str
@@ -44,6 +49,9 @@ class Request:
     plane: str | None = None
     triggers: str = "off"
     prompt_syntax: str = "weighted"
+    start: Start | None = None
+    control: Control | None = None
+    refine_from: float | None = None
 
     def completed(self, default_size: int) -> "Request":
         """Return it with a seed and a size.
@@ -60,8 +68,10 @@ class Request:
             )
         if not 0 <= self.guidance_scale <= 1000:
             raise SettingError("the guidance scale", self.guidance_scale, "it must be from 0 to 1000")
-        width = default_size if self.width is None else self.width
-        height = default_size if self.height is None else self.height
+        self._check_start()
+        wide, high = self._given_size or (default_size, default_size)
+        width = wide if self.width is None else self.width
+        height = high if self.height is None else self.height
         if min(width, height) < SIZE_MULTIPLE or width % SIZE_MULTIPLE or height % SIZE_MULTIPLE:
             raise InvalidSizeError(width, height, SIZE_MULTIPLE)
         seed = secrets.randbelow(HIGHEST_SEED + 1) if self.seed is None else self.seed
@@ -70,7 +80,40 @@ class Request:
     @property
     def shared(self) -> tuple[Any, ...]:
         """What all pictures of one batch have in common."""
-        return (self.steps, self.guidance_scale, self.width, self.height, self.scheduler, self.plane)
+        return (
+            *(self.steps, self.guidance_scale, self.width, self.height, self.scheduler, self.plane),
+            None if self.start is None else self.start.shared,
+            None if self.control is None else self.control.shared,
+            self.refine_from,
+        )
+
+    @property
+    def _given_size(self) -> tuple[int, int] | None:
+        given = self.start or self.control
+        if given is None:
+            return None
+        width, height = given.image.size
+        return (
+            width // SIZE_MULTIPLE * SIZE_MULTIPLE or width,
+            height // SIZE_MULTIPLE * SIZE_MULTIPLE or height,
+        )
+
+    def _check_start(self) -> None:
+        start, refine_from = self.start, self.refine_from
+        if start is not None and not start.steps(self.steps):
+            rule = f"of {self.steps} steps it leaves none to make; give more of either"
+            raise SettingError("the strength", start.strength, rule)
+        if refine_from is None:
+            return
+        if not 0 < refine_from < 1:
+            raise SettingError("where the refiner goes on", refine_from, "it must be above 0.0 and below 1.0")
+        if start is not None and (start.mask is not None or self.control is not None):
+            what = (
+                "a mask: it would draw outside of it too"
+                if start.mask is not None
+                else "a start and a control"
+            )
+            raise SettingError("where the refiner goes on", refine_from, f"no refiner goes with {what}")
 
 
 @dataclass(frozen=True)
@@ -107,8 +150,13 @@ class Batch:
         """Pixels."""
         return self.requests[0].height or 0
 
+    @property
+    def first(self) -> Request:
+        """The first one, for what all share."""
+        return self.requests[0]
+
     @classmethod
-    def like(cls, record: GenerationRecord) -> "Batch":
+    def like(cls, record: GenerationRecord, start: Start | None, control: Control | None) -> "Batch":
         """Make a batch of the recorded shape in which every picture is the recorded one."""
         request = Request(
             prompt=record.prompt,
@@ -119,6 +167,9 @@ class Batch:
             width=record.width,
             height=record.height,
             prompt_syntax=record.prompt_syntax,
+            start=start,
+            control=control,
+            refine_from=record.refiner.get("refine_from"),
         )
         return cls((request,) * record.batch_size)
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from adapterhub.errors import SettingError
+from adapterhub.errors import RuntimeClosedError, SettingError
 from adapterhub.runtime.active import ActivePlan
 from adapterhub.runtime.jobs import Job
 from adapterhub.runtime.loading import Loader
+from adapterhub.runtime.pipelines import Pipelines
 from adapterhub.runtime.planner import check_plane
 from adapterhub.runtime.plans import Composable, pinned, plan_of
 from adapterhub.runtime.prompting import extract_adapters, with_triggers
@@ -16,6 +17,7 @@ from adapterhub.runtime.regions import Regions
 from adapterhub.runtime.request import Request
 from adapterhub.runtime.schedule import terms_of, with_terms
 from adapterhub.runtime.schedulers import check_scheduler
+from adapterhub.runtime.start import Control, Start
 from adapterhub.runtime.worker import Worker
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.references import Reference
@@ -35,11 +37,15 @@ class Settings(TypedDict, total=False):
     plane: str | None
     triggers: str
     prompt_syntax: str
+    start: Start | None
+    control: Control | None
+    refine_from: float | None
 
 
 class Submitting:
     """Base of `Runtime`; holds no state of its own."""
 
+    _pipelines: Pipelines | None
     _worker: Worker
     _composed: tuple[ActivePlan, str]
     _loader: Loader
@@ -111,12 +117,19 @@ class Submitting:
         self._worker.submit(job)
         return job
 
+    @property
+    def _opened(self) -> Pipelines:
+        if self._pipelines is None:
+            raise RuntimeClosedError
+        return self._pipelines
+
     def _prepared(self, request: Request) -> Request:
         """Return a request with a seed, a size, and a prompt without tags and with trigger words.
 
         All that needs no weights is checked. A composition that is left out stays so, for what is composed.
         """
         request = request.completed(self.default_size)
+        self._opened.check(request)
         check_plane(request.plane)
         if request.scheduler is not None:
             check_scheduler(request.scheduler)

@@ -7,6 +7,7 @@ import click
 
 from adapterhub_cli.composing_options import ComposingOptions, composing_options
 from adapterhub_cli.output import data_options, picture_path, print_rows, progress
+from adapterhub_cli.start_options import StartOptions, start_options
 
 
 @click.command()
@@ -25,6 +26,7 @@ from adapterhub_cli.output import data_options, picture_path, print_rows, progre
 )
 @click.option("--width", type=int, help="Pixels; by default what the base was trained for.")
 @click.option("--height", type=int, help="Pixels.")
+@start_options
 @click.option("--device", help="cpu, cuda or mps; by default the best there is.")
 @click.option("--dtype", help="float32, float16 or bfloat16; by default float32 on the CPU, else float16.")
 @click.option("--out", type=click.Path(path_type=Path), help="A .png, .jpg or .webp; several get -1, -2, ...")
@@ -44,6 +46,7 @@ def generate(
     scheduler: str | None,
     width: int | None,
     height: int | None,
+    starting: StartOptions,
     device: str | None,
     dtype: str | None,
     out: Path | None,
@@ -64,6 +67,10 @@ def generate(
       adapterhub generate -p "a corgi <lora:ink:0.8>" --use me/corgi --method ties --set density=0.3
       adapterhub generate -p "two cats" --region me/ink=0,0,0.5,1 --region me/corgi=0.5,0,1,1
       adapterhub generate -p "a castle" --base ./my-sdxl --steps 40
+      adapterhub generate -p "inkwash castle" --image castle.png --strength 0.6 --use me/ink
+      adapterhub generate -p "a door" --image castle.png --mask door.png --strength 1
+      adapterhub generate -p "a castle" --controlnet ./canny --control edges.png
+      adapterhub generate -p "a castle" --base ./my-sdxl --refiner ./my-refiner --refine-from 0.8
     """
     out = None if out is None else picture_path(out)
     if quality is not None and (out is None or out.suffix.lower() == ".png"):
@@ -79,7 +86,8 @@ def generate(
     names = _file_names(prompts, count, out)
     format_name = picture_format(names[0])
     plan = composing.plan
-    with Runtime.load(base, device=device, dtype=dtype) as runtime:
+    drawing = {**composing.drawing, **starting.drawing}
+    with Runtime.load(base, device=device, dtype=dtype, **starting.loading) as runtime:
         result = runtime.generate(
             prompts,
             composition=plan,
@@ -91,7 +99,7 @@ def generate(
             scheduler=scheduler,
             width=width,
             height=height,
-            **composing.drawing,
+            **drawing,
             on_step=progress("generate"),
         )
     rows: list[dict[str, object]] = []

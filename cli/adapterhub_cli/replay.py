@@ -12,8 +12,19 @@ from adapterhub_cli.output import data_options, picture_path, print_fields, prog
 @click.option(
     "--out", type=click.Path(path_type=Path), help="By default PICTURE with .replay before its suffix."
 )
+@click.option("--image", type=click.Path(path_type=Path), help="The picture that PICTURE started from.")
+@click.option("--mask", type=click.Path(path_type=Path), help="The mask that it was made with.")
+@click.option("--control", type=click.Path(path_type=Path), help="The picture that steered it.")
 @data_options
-def replay(picture: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
+def replay(
+    picture: Path,
+    out: Path | None,
+    image: Path | None,
+    mask: Path | None,
+    control: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Make PICTURE again: the same bytes, or an error that says what differs.
 
     PICTURE is a PNG, JPEG or WebP. Where it does not keep every pixel, the new one is encoded alike first.
@@ -22,6 +33,7 @@ def replay(picture: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
     Examples:
       adapterhub replay heart.png
       adapterhub replay heart.png --out again.png
+      adapterhub replay castle-ink.png --image castle.png
     """
     from adapterhub.runtime.replay import replay as make_again
     from adapterhub_registry.encoding import picture_format
@@ -31,7 +43,7 @@ def replay(picture: Path, out: Path | None, as_json: bool, quiet: bool) -> None:
 
     ensure_home(RegistrySettings.from_environment().home)
     out = picture_path(out or picture.with_suffix(f".replay{picture.suffix or '.png'}"))
-    result = make_again(picture, on_step=progress("replay"))
+    result = make_again(picture, image=image, mask=mask, control=control, on_step=progress("replay"))
     encoding, name = result.encoding, picture_format(out)
     quality = encoding.quality if encoding.format == name else None
     write_atomically(out, picture_with_record(result.image, result.record, name, quality=quality))

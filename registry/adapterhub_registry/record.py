@@ -67,6 +67,9 @@ class GenerationRecord:
         composition: The active adapters; empty for the base.
         schedule: How they took turns or changed; empty if all acted together in every step.
         versions: Versions of the libraries that compute.
+        start: The picture that it started from, by digest, with strength and mask; empty for none.
+        control: The picture that steered it, by digest, and through which ControlNet; empty for none.
+        refiner: What made the last steps, and from which part of all steps on; empty for none.
     """
 
     base: BaseRecord
@@ -93,6 +96,9 @@ class GenerationRecord:
     composition: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     schedule: dict[str, Any] = field(default_factory=dict[str, Any])
     versions: dict[str, str] = field(default_factory=dict[str, str])
+    start: dict[str, Any] = field(default_factory=dict[str, Any])
+    control: dict[str, Any] = field(default_factory=dict[str, Any])
+    refiner: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def to_json(self) -> str:
         """Return the record as one line of JSON with sorted keys."""

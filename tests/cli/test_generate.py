@@ -86,3 +86,45 @@ def test_a_base_is_shown_with_its_identity(capsys: Capture) -> None:
     assert "identity" in text
     assert "sha256:" in text
     assert "top-5" in text
+
+
+def test_a_picture_is_made_from_another_and_replayed(capsys: Capture, tmp_path: Path) -> None:
+    image, mask, out = tmp_path / "sky.png", tmp_path / "mask.png", tmp_path / "star.png"
+    Image.new("RGB", (72, 64), "skyblue").save(image)
+    Image.new("L", (72, 64), "white").save(mask)
+    given = ["--image", str(image), "--mask", str(mask)]
+    drawn = ["generate", "-p", "a star", "--seed", "7", "--steps", "4", "--out", str(out), "-q"]
+    assert main([*drawn, *given, "--strength", "0.75"]) == 0
+    assert capsys.readouterr().err == ""
+    record = read_record(out)
+    assert (record.width, record.start["strength"], record.start["mask"]["width"]) == (72, 0.75, 72)
+    assert main(["replay", str(out)]) == 1
+    assert "name the file with --image" in capsys.readouterr().err
+    assert main(["replay", str(out), *given]) == 0
+    assert (tmp_path / "star.replay.png").read_bytes() == out.read_bytes()
+
+
+def test_a_picture_is_refined(tmp_path: Path) -> None:
+    out = tmp_path / "star.png"
+    words = ["generate", "-p", "a star", "--seed", "7", "--steps", "4", "-q", "--out", str(out)]
+    assert main([*words, "--refiner", "mini", "--refine-from", "0.5", "--refiner-swap"]) == 0
+    assert (read_record(out).refiner["name"], read_record(out).refiner["refine_from"]) == ("mini", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--strength", "0.5"], "go with --image"),
+        (["--mask", "mask.png"], "go with --image"),
+        (["--control", "edges.png"], "go together"),
+        (["--controlnet", "canny"], "go together"),
+        (["--control-scale", "0.5"], "goes with --control"),
+        (["--refine-from", "0.8"], "go with --refiner"),
+        (["--refiner-swap"], "go with --refiner"),
+    ],
+)
+def test_options_that_need_others_are_refused_without_them(
+    capsys: Capture, words: list[str], said: str
+) -> None:
+    assert main(["generate", "-p", "a star", *words]) == 2
+    assert said in capsys.readouterr().err
