@@ -12,13 +12,18 @@ _EXPORTS = {
     "AdapterHubError": "adapterhub.errors",
     "AdapterTensors": "adapterhub.lora.weights",
     "Base": "adapterhub.bases.find",
+    "Box": "adapterhub.runtime.regions",
     "Composite": "adapterhub.runtime.schedule",
     "Composition": "adapterhub.runtime.composition",
     "Control": "adapterhub.runtime.start",
     "GenerationRecord": "adapterhub_registry.record",
     "Grid": "adapterhub.runtime.grid",
     "Job": "adapterhub.runtime.jobs",
+    "KLora": "adapterhub.runtime.schedule",
     "Keyframes": "adapterhub.runtime.schedule",
+    "Mask": "adapterhub.runtime.regions",
+    "Merged": "adapterhub.runtime.schedule",
+    "Regions": "adapterhub.runtime.regions",
     "Registry": "adapterhub_registry.store",
     "Request": "adapterhub.runtime.request",
     "Runtime": "adapterhub.runtime.engine",
@@ -45,13 +50,18 @@ __all__ = [
     "AdapterHubError",
     "AdapterTensors",
     "Base",
+    "Box",
     "Composite",
     "Composition",
     "Control",
     "GenerationRecord",
     "Grid",
     "Job",
+    "KLora",
     "Keyframes",
+    "Mask",
+    "Merged",
+    "Regions",
     "Registry",
     "Request",
     "Runtime",
@@ -92,10 +102,15 @@ if TYPE_CHECKING:
     from adapterhub.runtime.grid import Grid as Grid
     from adapterhub.runtime.grid import draw_grid as draw_grid
     from adapterhub.runtime.jobs import Job as Job
+    from adapterhub.runtime.regions import Box as Box
+    from adapterhub.runtime.regions import Mask as Mask
+    from adapterhub.runtime.regions import Regions as Regions
     from adapterhub.runtime.replay import replay as replay
     from adapterhub.runtime.request import Request as Request
     from adapterhub.runtime.schedule import Composite as Composite
     from adapterhub.runtime.schedule import Keyframes as Keyframes
+    from adapterhub.runtime.schedule import KLora as KLora
+    from adapterhub.runtime.schedule import Merged as Merged
     from adapterhub.runtime.schedule import Switch as Switch
     from adapterhub.runtime.start import Control as Control
     from adapterhub.runtime.start import Start as Start

@@ -12,6 +12,7 @@ AdapterHubError
 │   ├── EmptyPromptError
 │   ├── InvalidSizeError
 │   ├── MaskSizeError        a mask has another size than the picture
+│   ├── AlgebraSettingError  a setting of a merge or of a resize makes no sense
 │   ├── InputPictureError    a picture to replay from is missing, or another one
 │   └── DeviceError          a device or dtype that is not there
 │       └── MemorySizeError  a device is too small for a base
@@ -28,8 +29,22 @@ AdapterHubError
 ├── DeadlineError            a job was not done in time
 ├── QueueFullError           there is no room for another job
 ├── PictureMemoryError       a picture does not fit in the device's memory
+├── RuntimeClosedError       a runtime was used after close
+├── TargetError              an adapter changes modules that the pipeline does not have
+├── NotFiniteError           an adapter holds NaN or infinity
+├── ConfigError              a training config is wrong
+├── DatasetError             a folder of pictures cannot be trained on
+├── CheckpointError          a checkpoint is missing, damaged, or of another run
+├── TrainingError            training went wrong
+├── QuickstartError          the quickstart's directory cannot be used
+├── FormatError              a file format cannot hold what an adapter has
 ├── ExportBlockedError       files are in the way of an export
-└── RuntimeClosedError       a runtime was used after close
+├── BlockWeightsError        weights by block cannot be read
+├── LayersError              layers of adapters cannot be merged or scaled as they are
+│   ├── NativeLayersError    they are of an algorithm that has no sum
+│   ├── ShapesError          they have different shapes
+│   └── LayerKindsError      they are stored whole, or are biases
+└── ConversionError          layers cannot be made plain LoRA
 """
 
 from collections.abc import Mapping, Sequence

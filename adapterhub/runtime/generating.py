@@ -86,6 +86,7 @@ class Generating(Submitting):
             AdapterHubError: As `compose`.
 
         Example:
+            >>> from adapterhub.runtime.engine import Runtime
             >>> with Runtime.load("mini", device="cpu") as runtime:
             ...     result = runtime.generate(["a red heart", "a star"], seed=7, steps=2)
             ...     [record.seed for record in result.records]

@@ -40,6 +40,7 @@ class Loader:
         self._base = base
         self._check = check
         self.resident = resident
+        self._warned: set[str] = set()
 
     def activate(self, plan: Plan) -> ActivePlan:
         """Return a plan with its adapters; `ActivePlan.release` lets them go.
@@ -78,7 +79,9 @@ class Loader:
         version = self._registry().resolve(reference)
         if version.architecture != self._base.architecture:
             raise ArchitectureError(version.architecture, self._base.architecture)
-        if version.base_identity and self._base.identity and version.base_identity != self._base.identity:
+        is_other = version.base_identity and self._base.identity != version.base_identity
+        if is_other and self._base.identity and version.digest not in self._warned:
+            self._warned.add(version.digest)
             logger.warning("%s was made on another checkpoint of %s", version.reference, version.architecture)
         return version
 

@@ -29,6 +29,15 @@ from adapterhub_cli.start_options import StartOptions, start_options
 @start_options
 @click.option("--device", help="cpu, cuda or mps; by default the best there is.")
 @click.option("--dtype", help="float32, float16 or bfloat16; by default float32 on the CPU, else float16.")
+@click.option("--config", help="A directory with the configs that a single file is read with; else SDXL's.")
+@click.option(
+    "--offload",
+    type=click.Choice(["none", "model", "sequential"]),
+    default="none",
+    show_default=True,
+    help="Keep the base on the host, and bring each model, or each layer, to the device.",
+)
+@click.option("--quantize", help="Quantize the UNet, such as torchao-int8; needs the extra quantized.")
 @click.option("--out", type=click.Path(path_type=Path), help="A .png, .jpg or .webp; several get -1, -2, ...")
 @click.option(
     "--quality", type=click.IntRange(1, 100), help="Of a JPEG [default: 95], or a WebP that is lossy."
@@ -49,6 +58,9 @@ def generate(
     starting: StartOptions,
     device: str | None,
     dtype: str | None,
+    config: str | None,
+    offload: str,
+    quantize: str | None,
     out: Path | None,
     quality: int | None,
     as_json: bool,
@@ -87,7 +99,15 @@ def generate(
     format_name = picture_format(names[0])
     plan = composing.plan
     drawing = {**composing.drawing, **starting.drawing}
-    with Runtime.load(base, device=device, dtype=dtype, **starting.loading) as runtime:
+    with Runtime.load(
+        base,
+        device=device,
+        dtype=dtype,
+        config=config,
+        offload=offload,
+        quantize=quantize,
+        **starting.loading,
+    ) as runtime:
         result = runtime.generate(
             prompts,
             composition=plan,
