@@ -5,8 +5,9 @@
 
 `full` is SDXL's UNet in its published shape, with random weights. The adapters are random too: rank 16 on all
 attention projections, float16. Medians; every switch goes to other adapters than are active. A cold adapter
-was never read by the process, and its file is in the page cache; our time ends with its weights fused, and
-that of diffusers with its modules injected.
+was never read by the process, and its file is in the page cache. Our time ends where it acts beside the
+weights, as that of diffusers does, which injects modules; the time until it is fused stands beside it. In the
+end more adapters are registered and read, `--many` in all, and the first ones are switched between again.
 """
 
 import json
@@ -21,19 +22,18 @@ from typing import Any
 
 import click
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from safetensors.torch import save_file
 
 from adapterhub.bases.find import find_base
 from adapterhub.bases.load import load_pipeline
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.pipelines import Pipelines
 from adapterhub_registry.store import Registry
-from tests.sdxl_configs import SDXL_UNET
+from benchmarks.random_sdxl import random_unet, write_adapter
 
-RANK, STACK = 16, 3
+STACK = 3
 SWITCH = {"cpu": 5.0, "cuda": 50.0}
 COLD = {"cpu": 10.0, "cuda": 30.0}
+MANY = 1.1
 
 
 @click.command()
@@ -42,8 +42,11 @@ COLD = {"cpu": 10.0, "cuda": 30.0}
 @click.option("--dtype", default="float32", show_default=True)
 @click.option("--registered", default=50, show_default=True, help="Adapters that both have loaded before.")
 @click.option("--rounds", default=7, show_default=True)
+@click.option("--many", default=0, help="Adapters in the end; 0 leaves that part out.")
 @click.option("--out", type=click.Path(path_type=Path))
-def main(size: str, device: str, dtype: str, registered: int, rounds: int, out: Path | None) -> None:
+def main(
+    size: str, device: str, dtype: str, registered: int, rounds: int, many: int, out: Path | None
+) -> None:
     """Measure, print a table, and exit 1 if a bound is missed."""
     base = find_base("mini")
     pipeline: Any = load_pipeline(base, device=device, dtype=dtype)
@@ -53,14 +56,21 @@ def main(size: str, device: str, dtype: str, registered: int, rounds: int, out: 
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns of every adapter after the first
-        files = [write_adapter(pipeline.unet, Path(folder), number) for number in range(registered + rounds)]
+        files = [
+            write_adapter(pipeline.unet, Path(folder), number) for number in range(registered + 2 * rounds)
+        ]
         ours = measure_ours(pipeline, base, Path(folder), files, registered, rounds, synchronize)
         theirs = measure_theirs(pipeline, files, registered, rounds, synchronize)
-    values = {f"{name}, s": value for name, value in {**ours, **theirs}.items()}
-    ratios = {
+        grown = measure_many(pipeline, base, Path(folder), many, rounds, synchronize) if many else {}
+    values = {f"{name}, s": value for name, value in {**ours, **theirs, **grown}.items()}
+    ratios: dict[str, tuple[float, float | None]] = {
         "switch: theirs / ours": (theirs["switch, diffusers"] / ours["switch"], SWITCH.get(device)),
         "cold: theirs / ours": (theirs["cold, diffusers"] / ours["cold"], COLD.get(device)),
+        "cold and fused: theirs / ours": (theirs["cold, diffusers"] / ours["cold and fused"], None),
     }
+    if grown:
+        few, all_of_them = grown.values()
+        ratios[f"switch: with few / with {many}"] = (few / all_of_them, round(1 / MANY, 3))
     settings = {
         "size": size,
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
@@ -71,43 +81,17 @@ def main(size: str, device: str, dtype: str, registered: int, rounds: int, out: 
     }
     print(settings)
     for name, value in values.items():
-        print(f"{name:32} {value:9.4f}")
+        print(f"{name:34} {value:9.4f}")
     rows: list[dict[str, object]] = [
         {"measure": name, "value": round(value, 5)} for name, value in values.items()
     ]
     for name, (value, bound) in ratios.items():
         is_kept = bound is None or value >= bound
-        print(f"{name:32} {value:9.1f}   at least {bound}   {'kept' if is_kept else 'MISSED'}")
+        print(f"{name:34} {value:9.1f}   at least {bound}   {'kept' if is_kept else 'MISSED'}")
         rows.append({"measure": name, "value": round(value, 2), "bound": bound, "kept": is_kept})
     if out is not None:
         out.write_text(json.dumps({**settings, "measures": rows}, indent=2) + "\n")
     raise SystemExit(0 if all(row.get("kept", True) for row in rows) else 1)
-
-
-def random_unet(device: str, dtype: torch.dtype) -> UNet2DConditionModel:
-    """Return SDXL's UNet; drawing so many normal numbers would take longer than all the rest."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**SDXL_UNET)
-    unet = unet.to(dtype).to_empty(device=device)
-    with torch.no_grad():
-        for parameter in unet.parameters():
-            parameter.uniform_(-0.02, 0.02)
-    return unet
-
-
-def write_adapter(unet: UNet2DConditionModel, folder: Path, number: int) -> Path:
-    """Write a random adapter with diffusers' keys."""
-    generator = torch.Generator().manual_seed(number)
-    tensors: dict[str, torch.Tensor] = {}
-    for name, module in unet.named_modules():
-        if isinstance(module, torch.nn.Linear) and (".attn1." in name or ".attn2." in name):
-            down = torch.empty(RANK, module.in_features, dtype=torch.float16)
-            up = torch.empty(module.out_features, RANK, dtype=torch.float16)
-            tensors[f"unet.{name}.lora_A.weight"] = down.uniform_(-0.1, 0.1, generator=generator)
-            tensors[f"unet.{name}.lora_B.weight"] = up.uniform_(-0.1, 0.1, generator=generator)
-    path = folder / f"adapter-{number}.safetensors"
-    save_file(tensors, path)
-    return path
 
 
 def stacks(registered: int, rounds: int) -> list[list[int]]:
@@ -146,14 +130,18 @@ def measure_ours(
         runtime.compose(order[0])
         switch = [timed(lambda text=text: runtime.compose(text), synchronize) for text in order[1:]]
         restore = timed(lambda: runtime.compose(None), synchronize)
-        cold = [
-            timed(lambda number=number: runtime.compose(f"me/a{number}"), synchronize)
-            for number in range(registered, registered + rounds)
-        ]
+        cold: dict[str, list[float]] = {"low_rank": [], "fused": []}
+        for number in range(registered, len(files)):
+            plane = "low_rank" if number % 2 else "fused"
+            runtime.compose(None)
+            cold[plane].append(
+                timed(lambda text=f"me/a{number}", at=plane: runtime.compose(text, plane=at), synchronize)
+            )
     return {
         "switch": statistics.median(switch),
         "back to the base": restore,
-        "cold": statistics.median(cold),
+        "cold": statistics.median(cold["low_rank"]),
+        "cold and fused": statistics.median(cold["fused"]),
     }
 
 
@@ -182,6 +170,35 @@ def measure_theirs(
         cold.append(timed(lambda file=file: pipeline.load_lora_weights(file), synchronize))
         pipeline.unload_lora_weights()
     return {"switch, diffusers": statistics.median(switches), "cold, diffusers": statistics.median(cold)}
+
+
+def measure_many(
+    pipeline: Any, base: Any, folder: Path, many: int, rounds: int, synchronize: Callable[[], object]
+) -> dict[str, float]:
+    """Switch between two stacks when they are all there is, and when they are some of many."""
+    registry = Registry(folder / "many")
+    known = "mini" if base.architecture == "mini" else None
+    stacks = ["me/m0 + me/m1 + me/m2", "me/m3 + me/m4 + me/m5"]
+
+    def add(number: int) -> None:
+        file = write_adapter(pipeline.unet, folder, number)
+        registry.add(file, name=f"me/m{number}", base=known)
+        file.unlink()
+
+    def switching() -> float:
+        for text in stacks:
+            runtime.compose(text)
+        times = [timed(lambda text=text: runtime.compose(text), synchronize) for text in stacks * rounds]
+        return statistics.median(times)
+
+    for number in range(2 * STACK):
+        add(number)
+    with Runtime(Pipelines(pipeline), base, registry=registry) as runtime:
+        few = switching()
+        for number in range(2 * STACK, many):
+            add(number)
+            runtime.compose(f"me/m{number}")
+        return {f"switch with {2 * STACK}": few, f"switch with {many}": switching()}
 
 
 if __name__ == "__main__":

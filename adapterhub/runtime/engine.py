@@ -217,7 +217,7 @@ class Runtime(Generating):
     @property
     def device(self) -> torch.device:
         """Where the pipeline computes."""
-        return self.pipeline._execution_device
+        return self._opened.device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -100,7 +100,7 @@ class Painter:
         if drawn.step_seconds and batch.first.control is None:  # a ControlNet's time is not a plane's
             self._planner.observe(choice.plane, len(batch), batch.width * batch.height, drawn.step_seconds)
         stock = self._pipelines.stock
-        device = stock._execution_device
+        device = self._pipelines.device
         is_base = choice.plane == "fused" and plans[0].plan == BASE
         shared = {
             "base": BaseRecord(self._base.name, self._base.architecture, self._base.identity),

@@ -78,6 +78,10 @@ class Pipelines:
         refiner: Makes the last steps of pictures that ask for it.
         is_swapped: Whether base and refiner take turns on the device.
 
+    Attributes:
+        stock: See above.
+        device: Where it computes; diffusers finds that by a walk over all modules.
+
     Raises:
         ControlNetError, RefinerError: One does not fit the base.
         SettingError: The base is offloaded, and cannot be swapped.
@@ -92,18 +96,18 @@ class Pipelines:
         is_swapped: bool = False,
     ) -> None:
         self.stock = stock
-        self._device = stock._execution_device
+        self.device = stock._execution_device
         dtype = dtype_name(stock.unet.dtype)
         self._controlnet: ControlNet | None = None
         self._refiner: Refiner | None = None
         if controlnet is not None:
-            model = load_controlnet(controlnet, stock, device=str(self._device), dtype=dtype)
+            model = load_controlnet(controlnet, stock, device=str(self.device), dtype=dtype)
             self._controlnet = ControlNet(controlnet, model)
         if refiner is not None:
             if is_swapped and any(hasattr(part, "_hf_hook") for part in modules_of(stock)):
                 rule = "an offload policy moves the base already; leave one of both out"
                 raise SettingError("the swapping of base and refiner", "on", rule)
-            place = "cpu" if is_swapped else str(self._device)
+            place = "cpu" if is_swapped else str(self.device)
             pipeline = load_refiner(refiner, stock, device=place, dtype=dtype)
             self._refiner = Refiner(refiner, pipeline, PromptCache(pipeline), is_swapped)  # pyright: ignore[reportArgumentType]
 
@@ -216,11 +220,11 @@ class Pipelines:
         others = modules_of(refiner.pipeline)
         try:
             _move(own, "cpu")
-            _move(others, self._device)
+            _move(others, self.device)
             yield refiner
         finally:
             _move(others, "cpu")
-            _move(own, self._device)
+            _move(own, self.device)
 
     def fields(self, request: Request, schedulers: Schedulers) -> dict[str, Any]:
         """Return the fields of a record that say what a picture started from and what else made it."""

@@ -78,7 +78,7 @@ class Planes:
         reserve_rank: int | None = None,
     ) -> None:
         components: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in COMPONENTS}
-        self._pipeline: Any = pipeline
+        self._device: torch.device = pipeline._execution_device  # a walk over all modules
         self._unet: Any = pipeline.unet
         self.is_writable = is_writable
         self.targets = TargetIndex(components)
@@ -266,10 +266,6 @@ class Planes:
     def _pristine(self, target: Target) -> torch.Tensor | None:
         is_here = self.is_writable if target.component == "unet" else self._on_text is None
         return self.fused.pristine(target) if is_here else None
-
-    @property
-    def _device(self) -> torch.device:
-        return self._pipeline._execution_device
 
     @contextmanager
     def _mean_of(self, alone: Sequence[Stack], text: Stack, plane: str) -> Generator[None]:
