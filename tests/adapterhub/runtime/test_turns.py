@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -58,6 +59,15 @@ def test_it_is_given_back_when_an_error_leaves() -> None:
     thread.join()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Have SIGINT raise: a shell that puts the tests into the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_waiting_leaves_the_line() -> None:
     lock, held, done = TurnLock(), threading.Event(), threading.Event()
 
