@@ -65,7 +65,8 @@ class WebUiApi:
         async def answer() -> Response:
             results = await self._live.results(jobs)
             entries = [await run_in_threadpool(picture_entry, result, "png") for result in results]
-            info = json.dumps(_info(results, self._runtime.base.name))
+            sampler = SAMPLERS.get(order.requests[0].scheduler or "")
+            info = json.dumps(_info(results, self._runtime.base.name, sampler))
             return json_answer(
                 {"images": [one["data"] for one in entries], "parameters": given, "info": info}
             )
@@ -191,7 +192,7 @@ def _translated(fields: Fields) -> dict[str, Any]:
     return table
 
 
-def _info(results: Sequence[GenerationResult], model: str) -> dict[str, Any]:
+def _info(results: Sequence[GenerationResult], model: str, sampler: str | None) -> dict[str, Any]:
     """Return what the web UI says of pictures."""
     records = [result.record for result in results]
     first = records[0]
@@ -208,7 +209,7 @@ def _info(results: Sequence[GenerationResult], model: str) -> dict[str, Any]:
         "subseed_strength": 0,
         "width": first.width,
         "height": first.height,
-        "sampler_name": first.scheduler.get("class", ""),
+        "sampler_name": sampler or first.scheduler.get("class", ""),
         "cfg_scale": first.guidance_scale,
         "steps": first.steps,
         "batch_size": len(records),

@@ -47,6 +47,7 @@ STATUSES: tuple[tuple[type[AdapterHubError], int], ...] = (
     (errors.ResidencyError, 507),
 )
 """The first class that fits decides; what fits none is a fault on our side, 500."""
+OPENAI_PARAMS = {"the size": "size", "count": "n"}
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -79,7 +80,8 @@ def failure(path: str, error: Exception) -> Response:
     if path.startswith(("/v1/images", "/v1/models")):
         status = 400 if status == 422 else status  # OpenAI's clients know no other for what makes no sense
         kind = OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-        content = {"error": {**said, "type": kind, "param": getattr(error, "setting", None)}}
+        param = error.setting if isinstance(error, errors.SettingError) else None
+        content = {"error": {**said, "type": kind, "param": OPENAI_PARAMS.get(param or "", param)}}
     elif path.startswith("/sdapi"):
         content["detail"] = said["message"]
     if isinstance(error, QueueFullError):

@@ -3,16 +3,18 @@
 import base64
 import io
 import json
+import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from adapterhub.errors import AdapterHubError
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.jobs import Job
 from adapterhub.runtime.result import GenerationResult
@@ -23,6 +25,8 @@ from adapterhub.serving.limits import RequestLimits
 from adapterhub.serving.live_jobs import LiveJobs, progress_of, while_connected
 from adapterhub.serving.orders import FORMATS, Order, read_order
 from adapterhub_registry.record import picture_with_record
+
+logger = logging.getLogger(__name__)
 
 EVENT_STREAM = "text/event-stream"
 PREVIEW_QUALITY = 80
@@ -84,7 +88,9 @@ class GenerateApi:
                         entry["preview"] = await run_in_threadpool(_preview, progress.preview)
                     yield _event("progress", entry)
             yield _event("done", await self._pictures(order, jobs))
-        except Exception as exc:  # noqa: BLE001 - the client is told; the status was sent long ago
+        except Exception as exc:  # the client is told here: the status was sent long ago
+            if not isinstance(exc, AdapterHubError):
+                logger.error("a stream failed", exc_info=exc)
             yield _event("error", describe(exc))
 
 
@@ -110,7 +116,8 @@ class EventStream:
 
         del scope
         try:
-            await while_connected(receive, write())
+            with suppress(ClientDisconnect):  # nobody is left to tell
+                await while_connected(receive, write())
         finally:
             await self._events.aclose()
             self._live.release(self._jobs)

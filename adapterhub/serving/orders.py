@@ -1,4 +1,4 @@
-"""What a client asks for: pictures of one prompt, in our own names, to which other dialects are translated."""
+"""What a client asks for, in our own names, to which other dialects are translated."""
 
 import math
 from dataclasses import dataclass
