@@ -126,7 +126,10 @@ class WebUiApi:
         del request
         adapters = await run_in_threadpool(lambda: list(fitting_adapters(self._runtime)))
         return json_answer(
-            [{"name": one.name, "alias": one.title, "path": "", "metadata": {}} for one in adapters]
+            [
+                {"name": one.name, "alias": one.title or one.name, "path": "", "metadata": {}}
+                for one in adapters
+            ]
         )
 
     async def samplers(self, request: Request) -> Response:

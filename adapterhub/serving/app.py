@@ -43,7 +43,7 @@ def make_app(
         plane: `fused`, `low_rank` or `mixed` for requests that name none; None for the best.
 
     Raises:
-        SettingError: There is no such plane.
+        PlaneError: There is no such plane.
 
     Example:
         >>> with Runtime.load("mini", device="cpu") as runtime:
