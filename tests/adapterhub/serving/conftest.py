@@ -1,5 +1,7 @@
 """A real server on loopback, with a registry of random adapters."""
 
+import base64
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
+from PIL import Image
 
 from adapterhub.formats.diffusers import diffusers_bytes
 from adapterhub.runtime.engine import Runtime
@@ -36,24 +39,22 @@ def serving(runtime: Runtime, **settings: Any) -> Iterator[httpx2.Client]:
         thread.join()
 
 
-@contextmanager
-def busy(runtime: Runtime) -> Iterator[None]:
-    """Keep the device with a picture that is not done before the block is, so that jobs wait."""
-    begun, go_on = threading.Event(), threading.Event()
+def picture(data: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(data)))
 
-    def hold(done: int, steps: int) -> None:
-        del done, steps
-        begun.set()
-        go_on.wait()
 
-    thread = threading.Thread(target=lambda: runtime.generate("a star", seed=1, steps=1, on_step=hold))
-    thread.start()
-    begun.wait()
-    try:
-        yield
-    finally:
-        go_on.set()
-        thread.join()
+def gauge(client: httpx2.Client, name: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith(name)).split()[-1])
+
+
+def wait_until(client: httpx2.Client, name: str, value: float) -> None:
+    """Ask until a metric has a value."""
+    for _ in range(2000):
+        if gauge(client, name) == value:
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError(f"{name} is {gauge(client, name)}")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """OpenAI's own client, and what clients of the web UI send."""
 
-import base64
-import io
 import json
 import threading
 from collections.abc import Iterator
@@ -17,14 +15,10 @@ from adapterhub.errors import SettingError
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.schedulers import SCHEDULERS
 from adapterhub.serving.samplers import scheduler_of
-from tests.adapterhub.serving.conftest import QUEUE, busy
-from tests.adapterhub.serving.test_generate import wait_until
+from tests.adapterhub.runtime.conftest import busy
+from tests.adapterhub.serving.conftest import QUEUE, picture, wait_until
 
 SMALL = {"steps": 2, "width": 64, "height": 64}
-
-
-def picture(data: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
 def same(data: str | None, image: Image.Image) -> bool:

@@ -16,14 +16,11 @@ from adapterhub.runtime.composition import Composition
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.schedule import Switch
 from adapterhub.runtime.start import Start
-from tests.adapterhub.serving.conftest import QUEUE, busy
+from tests.adapterhub.runtime.conftest import busy
+from tests.adapterhub.serving.conftest import QUEUE, gauge, picture, wait_until
 
 STREAM = {"Accept": "text/event-stream"}
 LONG = {"prompt": "a star", "steps": 150, "width": 96, "height": 96}
-
-
-def picture(data: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
 def encoded(image: Image.Image, format_name: str = "PNG") -> str:
@@ -46,20 +43,6 @@ def events(answer: httpx2.Response) -> Iterator[tuple[str, dict[str, Any]]]:
             name = line.removeprefix("event: ")
         elif line.startswith("data: "):
             yield name, json.loads(line.removeprefix("data: "))
-
-
-def gauge(client: httpx2.Client, name: str) -> float:
-    lines = client.get("/metrics").text.splitlines()
-    return float(next(line for line in lines if line.startswith(name)).split()[-1])
-
-
-def wait_until(client: httpx2.Client, name: str, value: float) -> None:
-    """Ask until a metric has a value."""
-    for _ in range(2000):
-        if gauge(client, name) == value:
-            return
-        threading.Event().wait(0.005)
-    raise AssertionError(f"{name} is {gauge(client, name)}")
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:
