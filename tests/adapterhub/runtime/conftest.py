@@ -1,6 +1,8 @@
 """Random adapters on the mini base, in a registry, and a runtime that can compose them."""
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -41,6 +43,26 @@ def weights(runtime: Runtime) -> dict[str, torch.Tensor]:
         for part in ("unet", "text_encoder", "text_encoder_2", "vae")
         for name, parameter in getattr(runtime.pipeline, part).named_parameters()
     }
+
+
+@contextmanager
+def busy(runtime: Runtime) -> Iterator[None]:
+    """Keep the device with a picture that is not done before the block is, so that jobs wait."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(done: int, steps: int) -> None:
+        del done, steps
+        begun.set()
+        go_on.wait()
+
+    thread = threading.Thread(target=lambda: runtime.generate("a star", seed=1, steps=1, on_step=hold))
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        go_on.set()
+        thread.join()
 
 
 def unet_inputs(runtime: Runtime, *, rows: int) -> dict[str, Any]:

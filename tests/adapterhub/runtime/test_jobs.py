@@ -35,7 +35,7 @@ from adapterhub.runtime.request import Request
 from adapterhub.runtime.result import GenerationResult
 from adapterhub_registry.errors import TombstoneError
 from adapterhub_registry.store import Registry
-from tests.adapterhub.runtime.conftest import random_adapter, weights
+from tests.adapterhub.runtime.conftest import busy, random_adapter, weights
 
 pytestmark = pytest.mark.usefixtures("base_again")
 
@@ -53,26 +53,6 @@ def differ(one: GenerationResult, other: GenerationResult) -> int:
     """By how much of 255 two pictures differ at most."""
     first, second = (np.asarray(result.images[0]).astype(int) for result in (one, other))
     return int(np.abs(first - second).max())
-
-
-@contextmanager
-def busy(runtime: Runtime) -> Iterator[None]:
-    """Keep the device with a picture that is not done before the block is, so that jobs wait."""
-    begun, go_on = threading.Event(), threading.Event()
-
-    def hold(done: int, steps: int) -> None:
-        del done, steps
-        begun.set()
-        go_on.wait()
-
-    thread = threading.Thread(target=lambda: runtime.generate("a star", seed=1, steps=1, on_step=hold))
-    thread.start()
-    begun.wait()
-    try:
-        yield
-    finally:
-        go_on.set()
-        thread.join()
 
 
 @contextmanager
