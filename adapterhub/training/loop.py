@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from adapterhub.errors import TrainingError
 from adapterhub.randomness import keyed_generator, keyed_normal
 from adapterhub.training.encoding import Encoded
-from adapterhub.training.objective import add_noise, epsilon_loss
+from adapterhub.training.losses import add_noise, sample_losses
 
 OnStep = Callable[[int, float], None]
 
@@ -71,7 +71,9 @@ def train_loop(
         random = keyed_generator(seed, name, "step", step)
         timesteps = torch.from_numpy(random.integers(0, len(alphas_cumprod), batch_size))
         kept = torch.from_numpy((random.random(batch_size) >= caption_dropout).astype(np.float32))
-        noisy = add_noise(data.mean[chosen] + data.std[chosen] * drawn, noise, alphas_cumprod, timesteps)
+        alphas = alphas_cumprod[timesteps]
+        latents = data.mean[chosen] + data.std[chosen] * drawn
+        noisy = add_noise(latents, noise, alphas.sqrt(), (1 - alphas).sqrt())
         predicted = unet(
             noisy.to(device, dtype),
             timesteps.to(device),
@@ -82,7 +84,8 @@ def train_loop(
             },
             return_dict=False,
         )[0]
-        loss = epsilon_loss(predicted, noise.to(device), loss_weight[timesteps].to(device))
+        losses = sample_losses(predicted, noise.to(device))
+        loss = (losses * loss_weight[timesteps].to(device)).mean()
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(name, step + 1, f"the loss is {value}; try a lower learning_rate")

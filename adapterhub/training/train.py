@@ -32,7 +32,7 @@ from adapterhub.training.dataset import Dataset, read_dataset
 from adapterhub.training.encoding import EncodingCache, encode_dataset
 from adapterhub.training.loop import train_loop
 from adapterhub.training.network import LoraNetwork
-from adapterhub.training.objective import min_snr_weight, signal_to_noise
+from adapterhub.training.snr import loss_weight, signal_to_noise
 from adapterhub_registry.files import make_directory, write_atomically
 from adapterhub_registry.intake import PreviewPicture
 from adapterhub_registry.manifest import Version
@@ -220,6 +220,7 @@ def _train_adapter(
             )
 
     alphas = pipeline.scheduler.alphas_cumprod.float()
+    weighting = "min_snr" if config.min_snr_gamma else "none"
     with network:
         train_loop(
             pipeline.unet,
@@ -236,7 +237,7 @@ def _train_adapter(
             max_grad_norm=config.max_grad_norm,
             caption_dropout=config.caption_dropout,
             alphas_cumprod=alphas,
-            loss_weight=min_snr_weight(signal_to_noise(alphas), config.min_snr_gamma),
+            loss_weight=loss_weight(signal_to_noise(alphas), weighting, gamma=config.min_snr_gamma),
             on_step=after_step,
         )
         previews = _draw_previews(pipeline, config, run, base.name)
