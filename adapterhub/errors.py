@@ -34,6 +34,8 @@ AdapterHubError
 ├── NotFiniteError           an adapter holds NaN or infinity
 ├── ConfigError              a training config is wrong
 ├── DatasetError             a folder of pictures cannot be trained on
+├── TrainingPictureError     a picture or mask cannot be trained on
+├── CaptionError             a file of captions cannot be read
 ├── CheckpointError          a checkpoint is missing, damaged, or of another run
 ├── TrainingError            training went wrong
 ├── QuickstartError          the quickstart's directory cannot be used
@@ -562,6 +564,28 @@ class DatasetError(AdapterHubError):
         shown = "; ".join(self.problems[:5])
         more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
         super().__init__(f"{folder} cannot be trained on: {shown}{more}")
+
+
+class TrainingPictureError(AdapterHubError):
+    """A picture or a mask cannot be trained on."""
+
+    code = "training-picture-refused"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path} {reason}")
+
+
+class CaptionError(AdapterHubError):
+    """A file of captions cannot be read."""
+
+    code = "caption-unreadable"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path} {reason}")
 
 
 class CheckpointError(AdapterHubError):
