@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from adapterhub.formats.container import safetensors_bytes
-from adapterhub.training.dataset import Dataset, load_picture
+from adapterhub.training.dataset import Dataset, Example, load_picture
 from adapterhub_registry.files import make_directory, write_atomically
 
 if TYPE_CHECKING:
@@ -76,13 +76,16 @@ def encode_dataset(
         base_identity: Part of the cache's keys.
         cache: Where results are kept.
         on_item: Called after each example with (done, count).
+
+    Raises:
+        TrainingPictureError: A file has changed since the data set was read, or is gone.
     """
     vae = pipeline.vae
     scale = float(vae.config["scaling_factor"])
     dtype = str(pipeline.unet.dtype)
 
-    def encode_picture(path: Path) -> Mapping[str, Tensor]:
-        pixels = load_picture(path, size)[None].to(vae.device, vae.dtype)
+    def encode_picture(item: Example) -> Mapping[str, Tensor]:
+        pixels = load_picture(item.path, size, sha256=item.sha256)[None].to(vae.device, vae.dtype)
         posterior = vae.encode(pixels, return_dict=False)[0]
         return {"mean": posterior.mean[0] * scale, "std": posterior.std[0] * scale}
 
@@ -96,10 +99,10 @@ def encode_dataset(
     rows: list[Mapping[str, Tensor]] = []
     with torch.no_grad():
         for done, item in enumerate(dataset.examples, 1):
-            path, caption = item.path, item.caption
+            caption = item.caption
             picture = cache.get(
                 ["picture", 1, item.sha256, size, base_identity, str(vae.dtype)],
-                lambda path=path: encode_picture(path),
+                lambda item=item: encode_picture(item),
             )
             text = cache.get(
                 ["caption", 1, caption, base_identity, dtype], lambda caption=caption: encode_caption(caption)

@@ -67,7 +67,7 @@ def open_picture(path: Path, *, ground: str = "white", sha256: str | None = None
             colours that cannot be known, another one than before, or no picture at all.
         SettingError: There is no such colour.
     """
-    colour = _colour(ground)
+    colour = ground_colour(ground)
     content = _content(path)
     digest = hashlib.sha256(content).hexdigest()
     if sha256 is not None and digest != sha256:
@@ -101,37 +101,44 @@ def open_picture(path: Path, *, ground: str = "white", sha256: str | None = None
     return TrainingPicture(colours, alpha, digest, tuple(notes))
 
 
-def open_mask(path: Path, size: tuple[int, int]) -> Image.Image:
-    """Read a mask: white is learnt, black is ignored; mode `L`.
+def open_mask(path: Path, size: tuple[int, int], *, sha256: str | None = None) -> TrainingPicture:
+    """Read a mask, white where the picture is learnt and black where it is not; its colours are mode `L`.
 
     Args:
         path: The file.
         size: Width and height of its picture.
+        sha256: As in `open_picture`.
 
     Raises:
         TrainingPictureError: As `open_picture`; it has another size, or is black all over.
     """
-    mask = open_picture(path, ground="black").colours.convert("L")
+    opened = open_picture(path, ground="black", sha256=sha256)
+    mask = opened.colours.convert("L")
     if mask.size != size:
         given, wanted = (f"{width}x{height}" for width, height in (mask.size, size))
         raise TrainingPictureError(path, f"is {given} pixels, but the picture that it masks is {wanted}")
     if mask.getextrema()[1] == 0:
         raise TrainingPictureError(path, "is black all over, so it leaves nothing to learn")
-    return mask
+    return TrainingPicture(mask, None, opened.sha256)
+
+
+def ground_colour(ground: str) -> tuple[int, int, int]:
+    """Return red, green and blue of a colour's name or `#rrggbb`.
+
+    Raises:
+        SettingError: There is no such colour.
+    """
+    try:
+        colour = ImageColor.getrgb(ground)
+    except ValueError as exc:
+        raise SettingError("the ground", ground, "it must be a colour's name, or #rrggbb") from exc
+    return colour[0], colour[1], colour[2]
 
 
 def picture_tensor(picture: Image.Image) -> Tensor:
     """Return RGB as `(3, height, width)` from -1 to 1, a mask as `(1, height, width)` from 0 to 1."""
     pixels = torch.from_numpy(np.array(picture)).float()
     return pixels[None] / 255 if picture.mode == "L" else pixels.permute(2, 0, 1) / 127.5 - 1
-
-
-def _colour(ground: str) -> tuple[int, int, int]:
-    try:
-        colour = ImageColor.getrgb(ground)
-    except ValueError as exc:
-        raise SettingError("the ground", ground, "it must be a colour's name, or #rrggbb") from exc
-    return colour[0], colour[1], colour[2]
 
 
 def _content(path: Path) -> bytes:
@@ -221,8 +228,9 @@ def _srgb(path: Path, picture: Image.Image, notes: list[str]) -> Image.Image:
         return picture.convert("RGB")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        core: Any = profile.profile
         name = " ".join(ImageCms.getProfileDescription(profile).split())
-        if picture.mode == "L" and profile.profile.xcolor_space.strip() == "RGB":
+        if picture.mode == "L" and core.xcolor_space.strip() == "RGB":
             picture = picture.convert("RGB")  # as optimisers leave it, which drop the colours alone
         if picture.mode == "RGB" and name.startswith("sRGB"):
             return picture.copy()

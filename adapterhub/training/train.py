@@ -127,7 +127,9 @@ def train(
         The versions, in the order of the config.
 
     Raises:
-        AdapterHubError: As `plan`; `TrainingError` if a loss is no number.
+        AdapterHubError: As `plan`; `TrainingPictureError` if a picture has changed since then;
+        `TrainingError` if a
+            loss is no number.
     """
     plans = plan(config, registry=registry, resume=resume)
     base = find_base(config.base)

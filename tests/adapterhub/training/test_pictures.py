@@ -235,7 +235,7 @@ def test_a_mask_must_fit_and_leave_something(tmp_path: Path) -> None:
     mask.save(tmp_path / "black.png")
     mask.paste(255, (0, 0, 8, 16))
     mask.save(tmp_path / "half.png")
-    tensor = picture_tensor(open_mask(tmp_path / "half.png", (16, 16)))
+    tensor = picture_tensor(open_mask(tmp_path / "half.png", (16, 16)).colours)
     assert (tensor.shape, tensor.mean().item()) == ((1, 16, 16), 0.5)
     with pytest.raises(TrainingPictureError, match="is 16x16 pixels, but the picture that it masks is 20x16"):
         open_mask(tmp_path / "half.png", (20, 16))
