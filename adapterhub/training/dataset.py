@@ -210,6 +210,9 @@ def _read_source(source: Source, buckets: Buckets | None, findings: Findings) ->
         if picture.sha256 in first:
             findings.notes.append(f"{item.name} is the same file as {first[picture.sha256]}")
         first.setdefault(picture.sha256, item.name)
+        if source.alpha_mask and picture.alpha and picture.alpha.getextrema()[1] == 0:
+            findings.problems.append(f"{item.name} is transparent all over, so it leaves nothing to learn")
+            continue
         mask, mask_sha256 = None, ""
         if source.masks is not None:
             mask = _mask_file(source.masks, item.name)
@@ -221,6 +224,8 @@ def _read_source(source: Source, buckets: Buckets | None, findings: Findings) ->
             except TrainingPictureError as exc:
                 findings.problems.append(f"the mask {mask.name} of {item.name} {exc.reason}")
                 continue
+        if item.caption is None:
+            continue
         examples.append(
             Example(
                 path=item.path,

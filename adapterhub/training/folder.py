@@ -28,12 +28,12 @@ class Captioned:
     Attributes:
         name: Its path relative to the folder, with slashes.
         path: The file.
-        caption: What it shows.
+        caption: What it shows; None if that is a problem, which is among the findings.
     """
 
     name: str
     path: Path
-    caption: str
+    caption: str | None
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,10 @@ def list_captioned(
             caption, wanted = _beside(picture, files, known, findings), f"{picture.stem}.txt"
         else:
             caption, wanted = by_metadata.pop(name, ("", ""))[0], f"an entry in {METADATA[0]}"
-        if caption is None:
-            continue
-        if not caption and missing_captions == "error":
+        if caption == "" and missing_captions == "error":
             findings.problems.append(f"{name} has no caption: it needs {wanted}")
-            continue
-        if not caption and missing_captions == "filename":
+            caption = None
+        elif caption == "" and missing_captions == "filename":
             caption = picture.stem.replace("_", " ").strip()
         found.append(Captioned(name, files[name], caption))
     findings.problems.extend(

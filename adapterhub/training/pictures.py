@@ -89,7 +89,7 @@ def open_picture(path: Path, *, ground: str = "white", sha256: str | None = None
         raise TrainingPictureError(path, f"cannot be read as a picture: {reason}") from exc
     except Image.DecompressionBombError as exc:
         raise TrainingPictureError(path, f"has more than {MAX_PIXELS:,} pixels; make it smaller") from exc
-    except (OSError, *DAMAGE) as exc:
+    except (OSError, RuntimeError, *DAMAGE) as exc:  # RuntimeError is that of AVIF
         raise TrainingPictureError(
             path, f"cannot be read as a picture: it is damaged or cut short ({exc})"
         ) from exc

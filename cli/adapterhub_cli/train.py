@@ -7,6 +7,9 @@ import click
 
 from adapterhub_cli.output import data_options, print_rows, say, training_progress
 
+NOTES_SHOWN = 10
+"""Of what was done to the pictures of one adapter."""
+
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path), required=False)
@@ -51,6 +54,13 @@ def train(
     wanted = _config(config, base, data, name, flags)
     registry = Registry()
     if only_plan:
+        plans = plan(wanted, registry=registry, resume=resume)
+        for item in plans:
+            notes = item.dataset.notes
+            for note in notes[:NOTES_SHOWN]:
+                say(f"{item.config.name}: {note}")
+            if len(notes) > NOTES_SHOWN:
+                say(f"{item.config.name}: and {len(notes) - NOTES_SHOWN} more such notes")
         rows = [
             {
                 "name": item.config.name,
@@ -62,7 +72,7 @@ def train(
                 "resumes_at": item.resumes_at,
                 "run": item.run,
             }
-            for item in plan(wanted, registry=registry, resume=resume)
+            for item in plans
         ]
         print_rows(rows, key="run", as_json=as_json, quiet=quiet)
         return

@@ -198,7 +198,7 @@ def test_a_huge_picture_is_refused_by_its_header_alone(tmp_path: Path, width: in
     assert "make it smaller" in refusal(tmp_path / "huge.png")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
 def test_a_truncated_or_damaged_file_is_read_or_refused_never_a_crash(tmp_path: Path, kind: str) -> None:
     buffer = io.BytesIO()
     Image.fromarray(noise(32, 32)).save(buffer, kind)
