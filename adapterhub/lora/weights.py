@@ -1,6 +1,7 @@
 """The canonical form of an adapter: for each target one typed update, with one resolved scale."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -285,7 +286,11 @@ def _changed(layer: Update, change: Callable[[Tensor], Tensor]) -> Update:
 
 def is_finite(tensor: Tensor) -> bool:
     """Say whether all numbers of a tensor, of any dtype, are finite."""
-    return bool((tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all())
+    if not tensor.numel():
+        return True
+    # Both ends tell, for NaN is the end of all: one pass, several times as fast as asking each number.
+    low, high = torch.aminmax(tensor.float() if tensor.dtype.itemsize == 1 else tensor)
+    return math.isfinite(low) and math.isfinite(high)
 
 
 @dataclass(frozen=True)
