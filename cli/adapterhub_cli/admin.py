@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[int]):
     """A number of bytes: `500MB`, `20G`; `none` for any number, which is -1 here."""
 
     name = "size"

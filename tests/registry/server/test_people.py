@@ -73,7 +73,8 @@ def test_who_is_not_there_is_named(people: People) -> None:
         people.set_member("acme", "bob", "king")
 
 
-def test_of_a_token_the_registry_keeps_the_digest_alone(people: People, home: Path) -> None:
+@pytest.mark.usefixtures("people")
+def test_of_a_token_the_registry_keeps_the_digest_alone(home: Path) -> None:
     tokens = Tokens(Registry(home).database)
     text, made = tokens.add("alice", label="laptop")
     assert text.startswith("ahub_")
@@ -91,7 +92,8 @@ def test_of_a_token_the_registry_keeps_the_digest_alone(people: People, home: Pa
         tokens.remove(made.id)
 
 
-def test_a_token_expires(people: People, home: Path) -> None:
+@pytest.mark.usefixtures("people")
+def test_a_token_expires(home: Path) -> None:
     registry = Registry(home)
     tokens = Tokens(registry.database)
     text, made = tokens.add("bob", scope="read", days=1)
