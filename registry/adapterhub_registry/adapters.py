@@ -1,6 +1,6 @@
 """An adapter as a whole: made empty, shown to all or to its namespace, moved, removed."""
 
-from sqlmodel import Session, col, delete, select, update
+from sqlmodel import Session, col, delete, func, select, update
 
 from adapterhub_registry.database import Database
 from adapterhub_registry.errors import AdapterExistsError, FieldError
@@ -22,6 +22,7 @@ from adapterhub_registry.tables import (
     CommitFileRow,
     CommitRow,
     DocumentRow,
+    EventRow,
     FileHashRow,
     ParentRow,
     PreviewRow,
@@ -87,8 +88,17 @@ def move(database: Database, reference: Reference, target: Reference) -> None:
         ):
             adopted.version = target.adapter + adopted.version.removeprefix(reference.adapter)
             session.add(adopted)
+        # What happened to it is found by its name, so it goes along.
+        session.exec(
+            update(EventRow)
+            .where(
+                (col(EventRow.subject) == reference.adapter)
+                | col(EventRow.subject).startswith(f"{reference.adapter}@", autoescape=True)
+            )
+            .values(subject=target.adapter + func.substr(EventRow.subject, len(reference.adapter) + 1))
+        )
         refresh(session, row)
-        log_event(session, "move", reference.adapter, {"after": target.adapter})
+        log_event(session, "move", target.adapter, {"before": reference.adapter})
 
 
 def remove(database: Database, reference: Reference) -> None:

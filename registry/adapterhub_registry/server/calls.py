@@ -142,9 +142,17 @@ class Call:
         return {"Link": f'<{self.origin}{self.request.url.path}?{query}>; rel="next"'}
 
 
+class Answer(JSONResponse):
+    """JSON in ASCII, because what clients send may hold halves of surrogate pairs, which are no UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the bytes."""
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
 def answer(content: Any, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
     """Return a JSON answer."""
-    return JSONResponse(content, status, headers=dict(headers or {}))
+    return Answer(content, status, headers=dict(headers or {}))
 
 
 def warn(topic: str, messages: Sequence[str]) -> dict[str, str]:
@@ -154,7 +162,8 @@ def warn(topic: str, messages: Sequence[str]) -> dict[str, str]:
 
 def header_text(text: str) -> str:
     """Return text that can stand in a header."""
-    return " ".join(text.encode("ascii", "replace").decode().split())[:1000]
+    shown = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(shown.encode("ascii", "replace").decode().split())[:1000]
 
 
 def refuse(refusal: RefusalError) -> Response:
@@ -162,7 +171,7 @@ def refuse(refusal: RefusalError) -> Response:
     headers = {**refusal.headers, "X-Error-Message": header_text(refusal.message)}
     if refusal.code:
         headers["X-Error-Code"] = refusal.code
-    return JSONResponse({"error": refusal.message, **refusal.table}, refusal.status, headers=headers)
+    return Answer({"error": refusal.message, **refusal.table}, refusal.status, headers=headers)
 
 
 def to_refusal(error: AdapterHubError) -> RefusalError | None:
