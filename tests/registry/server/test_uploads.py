@@ -115,14 +115,14 @@ def test_an_address_is_good_for_what_was_signed_alone(served: Served, adapter: s
     url = address(served, adapter, content)
     parts = urlsplit(url)
     values = dict(parse_qsl(parts.query))
+    forged = {"size": "99", "user": "alice", "expires": "9999999999", "signature": "0" * 64, "more": "1"}
     for changed in (
         url.replace(oid_of(content), oid_of(other)),
         url.replace(adapter, "acme/elsewhere"),
-        *(f"{parts.path}?{urlencode({**values, name: text})}" for name, text in
-          {"size": "99", "user": "alice", "expires": "9999999999", "signature": "0" * 64, "more": "1"}.items()),
+        *(f"{parts.path}?{urlencode({**values, name: text})}" for name, text in forged.items()),
         f"{parts.path}?{urlencode({**values, 'expires': '1'})}",
         parts.path,
-    ):  # fmt: skip
+    ):
         assert served.ask("PUT", changed, content).status == 403, changed
     People(served.registry.database).set_member("acme", "bob", "reader")
     try:
