@@ -1,5 +1,6 @@
 """Commits: what they mean for the registry, and what becomes of two at once."""
 
+import hashlib
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -214,3 +215,13 @@ def test_a_moved_repository_keeps_its_old_name(served: Served, adapter: str) -> 
 def test_afterwards_the_home_is_whole(served: Served) -> None:
     assert list(served.registry.verify()) == []
     check_home(served.registry.home)
+
+
+def test_verify_reads_the_files_of_commits_too(served: Served, adapter: str) -> None:
+    served.commit(adapter, {"ink.safetensors": weights_bytes(15), "README.md": b"# Hurt\n"})
+    blob = served.registry.blobs.path(hashlib.sha256(b"# Hurt\n").hexdigest())
+    blob.chmod(0o644)
+    blob.write_bytes(b"# hurt\n")
+    problems = list(served.registry.verify(f"{adapter}@1"))
+    assert [(item.path, item.problem.split(":")[0]) for item in problems] == [("README.md", "damaged")]
+    blob.write_bytes(b"# Hurt\n")
