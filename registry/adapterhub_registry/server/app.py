@@ -97,6 +97,7 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
     if rule.role == "signed":
         if not site.signer.is_signed(request.scope["path"], dict(request.query_params)):
             raise RefusalError(403, "the address is not signed by this server, or its hour is over")
+        request.state.caller = request.query_params["user"]
         return Call(site, request, Caller())
     call = Call(site, request, read_caller(request, site.tokens, site.people))
     request.state.caller = call.caller.name
