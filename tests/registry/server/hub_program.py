@@ -9,27 +9,27 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import BadRequestError, EntryNotFoundError, RepositoryNotFoundError
 
 
-def main(folder: Path) -> dict[str, object]:
+def main(folder: Path, name: str) -> dict[str, object]:
     api, seen = HfApi(), dict[str, object]()
     seen["client"] = huggingface_hub.__version__
     seen["me"] = api.whoami()["name"]
-    seen["created"] = str(api.create_repo("acme/ink", private=True))
-    api.create_repo("acme/ink", private=True, exist_ok=True)
-    api.update_repo_settings("acme/ink", private=False)
-    seen["empty"] = api.list_repo_files("acme/ink")
+    seen["created"] = str(api.create_repo(name, private=True))
+    api.create_repo(name, private=True, exist_ok=True)
+    api.update_repo_settings(name, private=False)
+    seen["empty"] = api.list_repo_files(name)
 
     first = api.upload_file(
-        path_or_fileobj=folder / "ink.safetensors", path_in_repo="ink.safetensors", repo_id="acme/ink"
+        path_or_fileobj=folder / "ink.safetensors", path_in_repo="ink.safetensors", repo_id=name
     )
     again = api.upload_file(
-        path_or_fileobj=folder / "ink.safetensors", path_in_repo="ink.safetensors", repo_id="acme/ink"
+        path_or_fileobj=folder / "ink.safetensors", path_in_repo="ink.safetensors", repo_id=name
     )
     seen["unchanged"] = first.oid == again.oid
-    second = api.upload_folder(repo_id="acme/ink", folder_path=folder, commit_message="All of it")
-    seen["folder again"] = api.upload_folder(repo_id="acme/ink", folder_path=folder).oid == second.oid
-    seen["files"] = sorted(api.list_repo_files("acme/ink"))
+    second = api.upload_folder(repo_id=name, folder_path=folder, commit_message="All of it")
+    seen["folder again"] = api.upload_folder(repo_id=name, folder_path=folder).oid == second.oid
+    seen["files"] = sorted(api.list_repo_files(name))
 
-    info = api.model_info("acme/ink", files_metadata=True)
+    info = api.model_info(name, files_metadata=True)
     seen["info"] = {
         "id": info.id,
         "sha": info.sha == second.oid,
@@ -41,31 +41,29 @@ def main(folder: Path) -> dict[str, object]:
     }
     seen["listed"] = [item.id for item in api.list_models(search="ink")]
     seen["filtered"] = [item.id for item in api.list_models(filter="watery", author="acme")]
-    seen["tree"] = sorted(item.path for item in api.list_repo_tree("acme/ink", recursive=True))
-    seen["paths"] = [item.path for item in api.get_paths_info("acme/ink", ["README.md", "none.txt", "more"])]
-    seen["exists"] = [api.file_exists("acme/ink", name) for name in ("README.md", "none.txt")]
+    seen["tree"] = sorted(item.path for item in api.list_repo_tree(name, recursive=True))
+    seen["paths"] = [item.path for item in api.get_paths_info(name, ["README.md", "none.txt", "more"])]
+    seen["exists"] = [api.file_exists(name, path) for path in ("README.md", "none.txt")]
 
-    path = api.hf_hub_download("acme/ink", "ink.safetensors")
+    path = api.hf_hub_download(name, "ink.safetensors")
     seen["downloaded"] = Path(path).read_bytes() == (folder / "ink.safetensors").read_bytes()
-    whole = Path(api.snapshot_download("acme/ink"))
+    whole = Path(api.snapshot_download(name))
     seen["snapshot"] = sorted(str(item.relative_to(whole)) for item in whole.rglob("*") if item.is_file())
 
-    api.create_tag("acme/ink", tag="prod", revision="v1")
-    api.create_branch("acme/ink", branch="dev")
-    api.upload_file(
-        path_or_fileobj=b"draft", path_in_repo="more/notes.txt", repo_id="acme/ink", revision="dev"
-    )
-    refs = api.list_repo_refs("acme/ink")
+    api.create_tag(name, tag="prod", revision="v1")
+    api.create_branch(name, branch="dev")
+    api.upload_file(path_or_fileobj=b"draft", path_in_repo="more/notes.txt", repo_id=name, revision="dev")
+    refs = api.list_repo_refs(name)
     seen["refs"] = [[item.name for item in refs.branches], [item.name for item in refs.tags]]
-    notes = api.hf_hub_download("acme/ink", "more/notes.txt", revision="dev")
+    notes = api.hf_hub_download(name, "more/notes.txt", revision="dev")
     seen["notes"] = Path(notes).read_text()
-    seen["prod"] = Path(api.hf_hub_download("acme/ink", "ink.safetensors", revision="prod")).name
-    api.delete_branch("acme/ink", branch="dev")
-    api.delete_tag("acme/ink", tag="prod")
-    seen["commits"] = [item.title for item in api.list_repo_commits("acme/ink")]
+    seen["prod"] = Path(api.hf_hub_download(name, "ink.safetensors", revision="prod")).name
+    api.delete_branch(name, branch="dev")
+    api.delete_tag(name, tag="prod")
+    seen["commits"] = [item.title for item in api.list_repo_commits(name)]
 
     done = api.create_commit(
-        "acme/ink",
+        name,
         operations=[
             CommitOperationDelete("more/", is_folder=True),
             CommitOperationAdd("license.txt", b"take it"),
@@ -73,18 +71,18 @@ def main(folder: Path) -> dict[str, object]:
         commit_message="Tidy",
         parent_commit=second.oid,
     )
-    seen["tidied"] = sorted(api.list_repo_files("acme/ink", revision=done.oid))
+    seen["tidied"] = sorted(api.list_repo_files(name, revision=done.oid))
     refused: dict[str, str] = {}
-    for name, content in (("train.bin", b"\x80\x04pickle"), ("x.safetensors", b"\x80\x04pickle")):
+    for path, content in (("train.bin", b"\x80\x04pickle"), ("x.safetensors", b"\x80\x04pickle")):
         try:
-            api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id="acme/ink")
+            api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=name)
         except BadRequestError as exc:
-            refused[name] = str(exc)
+            refused[path] = str(exc)
     seen["refused"] = refused
     missing: list[str] = []
     for call in (
         lambda: api.model_info("acme/none"),
-        lambda: api.hf_hub_download("acme/ink", "none.txt"),
+        lambda: api.hf_hub_download(name, "none.txt"),
         lambda: api.model_info("gpt2"),
     ):
         try:
@@ -92,12 +90,12 @@ def main(folder: Path) -> dict[str, object]:
         except (RepositoryNotFoundError, EntryNotFoundError) as exc:
             missing.append(type(exc).__name__)
     seen["missing"] = missing
-    api.move_repo("acme/ink", "acme/wash")
-    seen["moved"] = [api.model_info("acme/ink").id, Path(api.hf_hub_download("acme/ink", "README.md")).name]
-    api.delete_repo("acme/wash")
-    seen["gone"] = [api.repo_exists("acme/wash"), api.repo_exists("acme/ink")]
+    api.move_repo(name, f"{name}-moved")
+    seen["moved"] = [api.model_info(name).id, Path(api.hf_hub_download(name, "README.md")).name]
+    api.delete_repo(f"{name}-moved")
+    seen["gone"] = [api.repo_exists(f"{name}-moved"), api.repo_exists(name)]
     return seen
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(Path(sys.argv[1])), default=str))
+    sys.stdout.write(json.dumps(main(Path(sys.argv[1]), sys.argv[2]), default=str))

@@ -64,30 +64,36 @@ def run(served: Served, *words: object, by: str = "alice", cwd: Path) -> str:
     return done.stdout
 
 
-def test_a_day_with_huggingface_hub(served: Served, folder: Path, tmp_path: Path) -> None:
-    seen = json.loads(run(served, sys.executable, hub_program.__file__, folder, cwd=tmp_path))
+CLIENTS = [Path(sys.executable), *sorted(Path(os.environ.get("HUB_CLIENTS", "none")).glob("*/bin/python"))]
+"""The installed release, and those that `make test-clients` installs."""
+
+
+@pytest.mark.parametrize("python", CLIENTS, ids=lambda path: path.parents[1].name)
+def test_a_day_with_huggingface_hub(python: Path, served: Served, folder: Path, tmp_path: Path) -> None:
+    name = f"acme/ink-{CLIENTS.index(python)}"
+    seen = json.loads(run(served, python, hub_program.__file__, folder, name, cwd=tmp_path))
     assert seen["me"] == "alice"
-    assert seen["created"] == f"{served.url}/acme/ink"
+    assert seen["created"] == f"{served.url}/{name}"
     assert seen["empty"] == []
     assert (seen["unchanged"], seen["folder again"]) == (True, True)
     files = ["README.md", "ink.safetensors", "more/fox.png"]
     assert seen["files"] == seen["snapshot"] == files
     assert seen["tree"] == [*files[:2], "more", "more/fox.png"]
-    assert seen["info"]["id"] == "acme/ink"
+    assert seen["info"]["id"] == name
     assert (seen["info"]["sha"], seen["info"]["private"], seen["info"]["licence"]) == (True, False, "mit")
-    assert seen["info"]["sizes"] == {name: (folder / name).stat().st_size for name in files}
+    assert seen["info"]["sizes"] == {path: (folder / path).stat().st_size for path in files}
     assert seen["info"]["lfs"] == {"ink.safetensors": hashlib.sha256(weights_bytes(1)).hexdigest()}
-    assert seen["listed"] == seen["filtered"] == ["acme/ink"]
+    assert seen["listed"] == seen["filtered"] == [name]
     assert (seen["paths"], seen["exists"]) == (["README.md", "more"], [True, False])
     assert seen["downloaded"]
     assert (seen["refs"], seen["notes"]) == ([["dev", "main"], ["v1", "prod"]], "draft")
     assert seen["prod"] == "ink.safetensors"
     assert seen["commits"] == ["All of it", "Upload ink.safetensors with huggingface_hub", "Start"]
     assert seen["tidied"] == ["README.md", "ink.safetensors", "license.txt"]
-    for name, message in seen["refused"].items():
-        assert f'"{name}" is not allowed: it holds pickled Python objects' in message
+    for path, message in seen["refused"].items():
+        assert f'"{path}" is not allowed: it holds pickled Python objects' in message
     assert len(seen["refused"]) == len(seen["missing"]) - 1 == 2
-    assert seen["moved"] == ["acme/wash", "README.md"]
+    assert seen["moved"] == [f"{name}-moved", "README.md"]
     assert seen["gone"] == [False, False]
 
 

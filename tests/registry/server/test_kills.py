@@ -20,7 +20,7 @@ from tests.registry.server.test_uploads import oid_of
 
 def push(served: Served, seed: int) -> int:
     """Push five files: weights by Git LFS, and then they and four others in one commit."""
-    content = weights_bytes(seed)
+    content = weights_bytes(seed, metadata={"push": str(seed)})
     body = {"objects": [{"oid": oid_of(content), "size": len(content)}]}
     (item,) = served.ask("POST", "/acme/ink.git/info/lfs/objects/batch", body, by="bob").table["objects"]
     if "actions" in item:
