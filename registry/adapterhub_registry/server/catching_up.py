@@ -175,17 +175,16 @@ def _write(registry: Registry, session: Session, key: int, plan: _Plan, drafts: 
 def _version_files(registry: Registry, version: Version, kept: Mapping[str, TreeFile]) -> dict[str, TreeFile]:
     """Return the files of a version, with what a commit of it had beside them."""
     previews = {item.sha256: item for item in registry.previews(version)}
-    files: dict[str, TreeFile] = {}
-    for path, file in kept.items():
-        if not is_picture(path) or (file.preview in previews and previews.pop(file.preview, None)):
-            files[path] = file
+    files = {path: file for path, file in kept.items() if not is_picture(path) or file.preview in previews}
+    places = {file.preview: path for path, file in files.items() if file.preview}
     for item in previews.values():
-        files[item.name] = _stored(registry, item.name, item.sha256, item.size, preview=item.sha256)
+        if item.sha256 not in places:
+            files[item.name] = _stored(registry, item.name, item.sha256, item.size, preview=item.sha256)
     for item in registry.documents(version):
         files[item.name] = _stored(registry, item.name, item.sha256, item.size)
     for file in version.files:
         files[file.path] = _stored(registry, file.path, file.sha256, file.size)
-    sha256, size = registry.blobs.write([registry.card(version.reference).encode()])
+    sha256, size = registry.blobs.write([registry.card(version.reference, places=places).encode()])
     files[README] = _stored(registry, README, sha256, size)
     return files
 

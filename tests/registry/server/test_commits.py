@@ -70,8 +70,13 @@ def test_a_commit_of_words_and_pictures_changes_no_version(served: Served, adapt
 
 def test_what_changes_without_a_commit_is_seen_on_main(served: Served, adapter: str, tmp_path: Path) -> None:
     registry = served.registry
-    served.commit(adapter, {"ink.safetensors": weights_bytes(4), "README.md": card()})
+    shown = {"ink.safetensors": weights_bytes(4), "README.md": card(), "shown/red.png": picture((255, 0, 0))}
+    served.commit(adapter, shown)
     first = served.head(adapter)
+    registry.update(adapter, Details(tags=["seen"]))
+    told = served.ask("GET", f"/{adapter}/resolve/main/README.md", by="rita").content
+    assert b"- seen\n" in told
+    assert b"url: shown/red.png\n" in told
     (tmp_path / "more.safetensors").write_bytes(weights_bytes(5))
     registry.add(tmp_path / "more.safetensors", name=adapter, trigger_words=["wash"])
     second = served.head(adapter)
@@ -81,7 +86,7 @@ def test_what_changes_without_a_commit_is_seen_on_main(served: Served, adapter: 
     assert b"- new\n" in served.ask("GET", f"/{adapter}/resolve/main/README.md", by="rita").content
     registry.yank(f"{adapter}@2", "burnt")
     listed = served.ask("GET", f"/api/models/{adapter}/tree/main", by="rita").table
-    assert {item["path"] for item in listed} == {"README.md", "ink.safetensors"}
+    assert {item["path"] for item in listed} == {"README.md", "ink.safetensors", "shown"}
     yanked = served.ask("HEAD", f"/{adapter}/resolve/v2/README.md", by="rita")
     assert yanked.headers["x-hf-warning"] == f"{adapter}@2; {adapter}@2 was yanked: burnt"
     assert served.head(adapter, second) == second
