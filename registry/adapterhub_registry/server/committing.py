@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlmodel import Session, col, delete, select
 
@@ -53,7 +53,7 @@ class Change:
 
     title: str
     message: str = ""
-    files: Mapping[str, TreeFile] = ()  # pyright: ignore[reportAssignmentType]
+    files: Mapping[str, TreeFile] = field(default_factory=dict[str, TreeFile])
     deleted: Sequence[str] = ()
     folders: Sequence[str] = ()
     parent: str | None = None
@@ -70,7 +70,7 @@ class Change:
             for path, file in files.items()
             if path not in self.deleted and not path.startswith(below)
         }
-        for path, file in dict(self.files).items():
+        for path, file in self.files.items():
             old = kept.get(path)
             kept[path] = old if old is not None and old.sha256 == file.sha256 else file
         for path in kept:
@@ -161,7 +161,7 @@ def _sent_before(
     key: int,
     reference: Reference,
     head: Commit,
-    after: Mapping[str, TreeFile],
+    files: Mapping[str, TreeFile],
     change: Change,
 ) -> Committed:
     """Return the newest commit if it is what this change makes of its parent: the client asks again."""
@@ -169,7 +169,7 @@ def _sent_before(
     if parent is not None and change.parent and parent.sha.startswith(change.parent):
         made = change.apply(read_tree(read, parent))
         if {path: file.sha256 for path, file in made.items()} == {
-            path: file.sha256 for path, file in after.items()
+            path: file.sha256 for path, file in files.items()
         }:
             return Committed(head, False)
     raise ParentMovedError(reference.adapter, change.parent or "", head.sha)
@@ -223,7 +223,7 @@ def _follow(
 
 def _set_previews(registry: Registry, session: Session, version: Version, meaning: Meaning) -> None:
     wanted = {item.sha256: item for item in meaning.previews or ()}
-    adapter, row = require_version(session, adapter_at(version))
+    adapter, row = require_version(session, _exact(version))
     known = session.exec(select(PreviewRow).where(PreviewRow.version_id == row.id)).all()
     removed = [item for item in known if item.sha256 not in wanted]
     added = [item for sha256, item in wanted.items() if sha256 not in {old.sha256 for old in known}]
@@ -242,7 +242,7 @@ def _weights(files: Mapping[str, TreeFile]) -> dict[str, str]:
     return {path: file.sha256 for path, file in files.items() if is_weights(path) or path == CONFIG}
 
 
-def adapter_at(version: Version) -> Reference:
+def _exact(version: Version) -> Reference:
     """Return the reference of a version by its number."""
     namespace, _, name = version.name.partition("/")
     return Reference(namespace, name, str(version.number))

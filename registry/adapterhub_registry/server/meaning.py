@@ -1,6 +1,6 @@
 """What a commit on `main` means: a new version, or other words and pictures for the newest."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def _manifest(
     registry: Registry, payload: Mapping[str, TreeFile], card: ParsedCard, newest: Version | None
 ) -> Manifest:
     probe = _probe(registry, payload)
-    architecture, identity = probe.architecture, ""
+    architecture = probe.architecture
     if not architecture:
         named = {repository: name for name, repository in BASE_MODELS.items()}.get(card.base_model, "")
         if not named and newest is None:
@@ -126,7 +126,6 @@ def _manifest(
     return Manifest(
         files=tuple(PayloadFile(path, file.size, file.sha256) for path, file in sorted(payload.items())),
         architecture=architecture,
-        base_identity=identity,
         algorithm=probe.algorithm,
         trigger_words=card.trigger_words,
         recommended_weight=card.recommended_weight,
@@ -225,8 +224,3 @@ def _disagreements(card: ParsedCard, version: Version) -> list[str]:
 
 def _digest(files: Mapping[str, TreeFile], path: str) -> str:
     return files[path].sha256 if path in files else ""
-
-
-def digests_of(files: Iterable[TreeFile]) -> set[str]:
-    """Return the SHA-256 of files."""
-    return {file.sha256 for file in files}
