@@ -5,9 +5,10 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+HUB_CLIENTS := 0.36.2 1.19.0 1.33.0 2.4.0
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
-.PHONY: help quickstart check test test-all docs docs-check clean
+.PHONY: help quickstart check test test-all test-clients docs docs-check clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -41,6 +42,14 @@ test: check docs-check
 ## make test-all     the same with the full counts of kill tests and fuzzing
 test-all: check docs-check
 	$(BIN)/python -m pytest -n 2 -m "not gpu and not network"
+
+## make test-clients a day with each release of huggingface_hub that the server is to serve
+test-clients: $(VENV)/ready-dev
+	for release in $(HUB_CLIENTS); do \
+		$(PYTHON) -m venv build/clients/$$release && \
+		build/clients/$$release/bin/python -m pip install --quiet requests huggingface_hub==$$release || exit 1; \
+	done
+	HUB_CLIENTS=$(CURDIR)/build/clients $(BIN)/python -m pytest -n 0 tests/registry/server/test_clients.py
 
 docs-check: $(VENV)/ready-dev
 	$(BIN)/mkdocs build --strict --quiet

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from adapterhub_cli.add import add
+from adapterhub_cli.admin import admin
 from adapterhub_cli.adopt import adopt
 from adapterhub_cli.alias import alias
 from adapterhub_cli.backup import backup
@@ -72,7 +73,8 @@ for command in (
     *(add, adopt, alias, backup, bake, bases, compare, convert, delete, doctor, events, export, extract),
     *(find_file, find_image, gc, generate, inspect, lineage, list_adapters, lock, merge, pull, push),
     *(card, describe, preview, diff, grid, slider),
-    *(quickstart, remote, replay, resize, restore, search, serve, show, tag, train, verify, versions, yank),
+    *(admin, quickstart, remote, replay, resize, restore, search, serve, show, tag, train, verify),
+    *(versions, yank),
 ):
     cli.add_command(command)
 

@@ -105,28 +105,24 @@ class DirectoryBlobs:
             DigestMismatchError: The bytes do not have the expected digest.
             OutputError: The disk is full or cannot be written.
         """
+        with self.receive() as reception:
+            for piece in pieces:
+                reception.write(piece)
+            return reception.keep(expected=expected, source=source, replace=replace)
+
+    @contextmanager
+    def receive(self) -> Generator["Reception"]:
+        """Open a blob that comes in piece by piece; what is not kept leaves nothing behind.
+
+        Raises:
+            OutputError: The disk is full or cannot be written; so do the methods of what is opened.
+        """
         staging = self._root / "staging"
-        digest, size = hashlib.sha256(), 0
         try:
             with new_draft(staging) as (draft, file):
-                for piece in pieces:
-                    digest.update(piece)
-                    size += len(piece)
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-                found = digest.hexdigest()
-                if expected is not None and found != expected:
-                    raise DigestMismatchError(expected, found, source)
-                target = self.path(found)
-                if replace or not target.exists():
-                    draft.chmod(0o444)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(draft, target)
-                    sync_directory(target.parent)
+                yield Reception(self, draft, file)
         except OSError as exc:
             raise OutputError(staging, exc.strerror or str(exc)) from exc
-        return found, size
 
     @contextmanager
     def draft(self, source: Path, hasher: Hasher, *, link: bool = False) -> Generator[Draft]:
@@ -198,6 +194,46 @@ class DirectoryBlobs:
         root = self._root / "blobs" / "sha256"
         for path in sorted(root.glob("??/??/*")):
             yield path.name
+
+
+class Reception:
+    """A blob that is coming in; see `DirectoryBlobs.receive`.
+
+    Attributes:
+        size: Bytes so far.
+    """
+
+    def __init__(self, blobs: DirectoryBlobs, draft: Path, file: BinaryIO) -> None:
+        self._blobs, self._draft, self._file = blobs, draft, file
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, piece: bytes) -> None:
+        """Take the next bytes."""
+        self._digest.update(piece)
+        self.size += len(piece)
+        self._file.write(piece)
+
+    def keep(
+        self, *, expected: str | None = None, source: str = "", replace: bool = False
+    ) -> tuple[str, int]:
+        """Make a blob of what came in, and return (digest, size); see `DirectoryBlobs.write`.
+
+        Raises:
+            DigestMismatchError: The bytes do not have the expected digest.
+        """
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        found = self._digest.hexdigest()
+        if expected is not None and found != expected:
+            raise DigestMismatchError(expected, found, source)
+        target = self._blobs.path(found)
+        if replace or not target.exists():
+            self._draft.chmod(0o444)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self._draft, target)
+            sync_directory(target.parent)
+        return found, self.size
 
 
 def read_pieces(path: Path) -> Iterator[bytes]:

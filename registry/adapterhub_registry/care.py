@@ -186,6 +186,7 @@ def _read_page(read: Read, plan: Plan, rows: list[tuple[Any, ...]], span: tuple[
     for version_id, path, sha256 in read(f"SELECT version_id, path, sha256 FROM file_hash {between}", span):  # noqa: S608
         hashes.setdefault(version_id, {})[path] = sha256
     labels: dict[int, str] = {}
+    payloads: dict[int, Mapping[str, str]] = {}
     for version_id, name, number, digest, text, linked, payload_digest in rows:
         label = labels[version_id] = f"{name}@{number}"
         if linked:
@@ -195,15 +196,19 @@ def _read_page(read: Read, plan: Plan, rows: list[tuple[Any, ...]], span: tuple[
             continue
         files = {file["path"]: file["sha256"] for file in json.loads(text)["files"]}
         plan.add_payload(version_id, label, files)
+        payloads[version_id] = files
         expected = {path: sha256 for path, sha256 in files.items() if path.endswith(HASHED)}
         if payload_digest and hashes.get(version_id, {}) != expected:
             plan.hashes.append(Use(version_id, label, ""))
     beside = (
         f"SELECT version_id, name, sha256 FROM document {between} UNION ALL "  # noqa: S608
-        f"SELECT version_id, 'a preview', sha256 FROM preview {between}"
+        f"SELECT version_id, 'a preview', sha256 FROM preview {between} UNION "
+        "SELECT version.id, path, sha256 FROM version "
+        "JOIN hub_commit c ON c.adapter_id = version.adapter_id AND c.number = version.number "
+        "JOIN hub_file ON commit_id = c.id WHERE version.id > ? AND version.id <= ?"
     )
-    for version_id, name, sha256 in read(beside, [*span, *span]):
-        if version_id in labels:
+    for version_id, name, sha256 in read(beside, [*span, *span, *span]):
+        if version_id in labels and payloads.get(version_id, {}).get(name) != sha256:
             plan.uses.setdefault(sha256, []).append(Use(version_id, labels[version_id], name))
 
 

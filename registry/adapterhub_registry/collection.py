@@ -21,7 +21,7 @@ from adapterhub_registry.errors import BlobMissingError
 from adapterhub_registry.locks import taking_blobs
 from adapterhub_registry.rows import log_event, read_in, time_text
 from adapterhub_registry.staging import abandoned_drafts
-from adapterhub_registry.tables import AdoptedRow, CondemnedRow
+from adapterhub_registry.tables import AdoptedRow, CondemnedRow, UploadRow
 
 GRACE = timedelta(days=1)
 KEEP = timedelta(days=7)
@@ -31,6 +31,10 @@ PAGE = 10_000
 LOCK = "gc.lock"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MOMENT = "%Y%m%dT%H%M%SZ"
+BESIDE = ("document", "preview", "hub_file", "upload")
+"""Tables that name blobs, beside the manifests of versions."""
+UPLOADS_KEPT = timedelta(days=1)
+"""How long an upload waits for its commit."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def live_digests(read: Read) -> tuple[set[str], int]:
         for _, digest, manifest in rows:
             live.update(payload_digests(digest, manifest))
         newest = rows[-1][0]
-    for table in ("document", "preview"):
+    for table in BESIDE:
         live.update(sha256 for (sha256,) in read(f"SELECT sha256 FROM {table}"))  # noqa: S608
     return live, newest
 
@@ -121,6 +125,9 @@ def collect(
 ) -> Collected:
     """Collect garbage, one process at a time; see `Registry.collect`."""
     moment = datetime.now(UTC)
+    if not dry_run:
+        with database.writing() as session:
+            session.exec(delete(UploadRow).where(col(UploadRow.created) < time_text(moment - UPLOADS_KEPT)))
     views = _sweep_views(database, home, dry_run)
     drafts = _sweep_drafts(home / "staging", dry_run)
     with database.snapshot() as read:
@@ -224,7 +231,7 @@ def _unneeded(session: Session, digests: Sequence[str], newest: int) -> list[str
     for digest, manifest in read(query, [newest]):
         needed.update(payload_digests(digest, manifest))
     marks = ", ".join("?" * len(digests))
-    for table in ("document", "preview"):
+    for table in BESIDE:
         query = f"SELECT sha256 FROM {table} WHERE sha256 IN ({marks})"  # noqa: S608
         needed.update(sha256 for (sha256,) in read(query, digests))
     return [sha256 for sha256 in digests if sha256 not in needed]

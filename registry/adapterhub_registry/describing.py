@@ -1,7 +1,8 @@
 """The part of the registry that describes: what people say of an adapter, aliases, pictures, model cards."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,8 +121,13 @@ class Describing:
 
         states.remove_preview(self._database, parse_reference(version.reference), number)
 
-    def card(self, reference: str) -> str:
-        """Return the model card of a version: a README.md for the Hugging Face Hub; see `render_card`."""
+    def card(self, reference: str, *, places: Mapping[str, str] | None = None) -> str:
+        """Return the model card of a version: a README.md for the Hugging Face Hub; see `render_card`.
+
+        Args:
+            reference: The version.
+            places: SHA-256 of a preview to where it lies beside the card; by default `preview-1.png`, ...
+        """
         from adapterhub_registry.card import render_card
 
         with self._database.snapshot() as read:
@@ -129,6 +135,8 @@ class Describing:
             exact = parse_reference(version.reference)
             (adapter,) = reading.list_adapters(read, [reading.adapter_key(read, exact)])
             previews = reading.list_previews(read, reading.version_key(read, exact))
+        if places:
+            previews = [replace(item, name=places.get(item.sha256, item.name)) for item in previews]
         found = self.facts(version)
         facts = {
             "rank": found.ranks,

@@ -15,6 +15,7 @@
     ├── RecordError              a picture carries no readable record
     ├── ReferenceSyntaxError     a string names no version
     ├── AdapterNotFoundError     there is no adapter of that name
+    ├── AdapterExistsError       a name of an adapter is taken
     ├── VersionNotFoundError     an adapter has no such version, alias or digest
     ├── FieldError               a tag, kind, alias or other field is malformed
     ├── AliasMovedError          compare-and-set met another value
@@ -203,6 +204,22 @@ class AdapterNotFoundError(AdapterHubError):
         self.near = get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"Did you mean {', '.join(self.near)}?" if self.near else "See them with: adapterhub list"
         super().__init__(f'there is no adapter "{name}". {hint}')
+
+
+class AdapterExistsError(AdapterHubError):
+    """There is an adapter of that name, or one had it before it was moved."""
+
+    code = "adapter-exists"
+
+    def __init__(self, name: str, moved_to: str) -> None:
+        self.name = name
+        self.moved_to = moved_to
+        why = (
+            f"it is {moved_to} now, and the old name still means it"
+            if moved_to
+            else "use it, or take another name"
+        )
+        super().__init__(f'there is an adapter "{name}" already: {why}')
 
 
 class VersionNotFoundError(AdapterHubError):

@@ -21,6 +21,7 @@ from adapterhub_registry.manifest import Manifest
 from adapterhub_registry.publication import Publication, Published, StoredFile
 from adapterhub_registry.references import adapter_reference
 from adapterhub_registry.rows import (
+    check_not_moved,
     current_user,
     find_adapter,
     flushed_id,
@@ -44,48 +45,53 @@ def publish(
     database: Database, blobs: DirectoryBlobs, publication: Publication, facts: Facts, *, where: str
 ) -> Published:
     """Write a version; see `Registry.publish`."""
+    with database.writing() as session:
+        return publish_in(session, blobs, publication, facts, where=where)
+
+
+def publish_in(
+    session: Session, blobs: DirectoryBlobs, publication: Publication, facts: Facts, *, where: str
+) -> Published:
+    """Write a version in a transaction that does more; see `Registry.publish`."""
     reference = adapter_reference(publication.name)
     digest = publication.manifest.digest
-    with database.writing() as session:
-        adapter = find_adapter(session, reference)
-        if adapter is None:
-            adapter = AdapterRow(namespace=reference.namespace, name=reference.name, created=now())
-            session.add(adapter)
-            session.flush()
-        adapter_id = flushed_id(adapter.id)
-        same = session.exec(
-            select(VersionRow).where(VersionRow.adapter_id == adapter_id, VersionRow.digest == digest)
-        ).first()
-        if same is not None:
-            if same.state == "deleted":
-                raise TombstoneError(reference.adapter, same.number, digest)
-            return Published(to_version(adapter, same), is_new=False)
-        last = session.exec(
-            select(func.max(VersionRow.number)).where(VersionRow.adapter_id == adapter_id)
-        ).one()
-        number = publication.number or (last or 0) + 1
-        taken = session.exec(
-            select(VersionRow).where(VersionRow.adapter_id == adapter_id, VersionRow.number == number)
-        ).first()
-        if taken is not None:
-            raise VersionConflictError(
-                reference.adapter, number, ours=digest, theirs=taken.digest, where=where
-            )
-        stored = [*publication.manifest.files, *publication.documents, *publication.previews]
-        claim_blobs(session, blobs, [file.sha256 for file in stored])
-        for file in stored:
-            if (size := blobs.path(file.sha256).stat().st_size) != file.size:
-                raise ManifestError(f"sha256:{file.sha256} has {size} bytes, not {file.size}")
-        row = _version_row(publication, facts, adapter_id, number, digest)
-        _set_facts(row, facts)
-        row.linked = facts.linked or _linked(session, [file.sha256 for file in publication.manifest.files])
-        session.add(row)
+    adapter = find_adapter(session, reference)
+    if adapter is None:
+        check_not_moved(session, reference)
+        adapter = AdapterRow(namespace=reference.namespace, name=reference.name, created=now())
+        session.add(adapter)
         session.flush()
-        _add_files(session, flushed_id(row.id), publication, facts)
-        write_details(session, adapter, publication.details)
-        refresh(session, adapter)
-        version = to_version(adapter, row)
-        log_event(session, "publish", version.reference, {"digest": digest})
+    adapter_id = flushed_id(adapter.id)
+    same = session.exec(
+        select(VersionRow).where(VersionRow.adapter_id == adapter_id, VersionRow.digest == digest)
+    ).first()
+    if same is not None:
+        if same.state == "deleted":
+            raise TombstoneError(reference.adapter, same.number, digest)
+        return Published(to_version(adapter, same), is_new=False)
+    last = session.exec(select(func.max(VersionRow.number)).where(VersionRow.adapter_id == adapter_id)).one()
+    number = publication.number or (last or 0) + 1
+    taken = session.exec(
+        select(VersionRow).where(VersionRow.adapter_id == adapter_id, VersionRow.number == number)
+    ).first()
+    if taken is not None:
+        raise VersionConflictError(reference.adapter, number, ours=digest, theirs=taken.digest, where=where)
+    stored = [*publication.manifest.files, *publication.documents, *publication.previews]
+    claim_blobs(session, blobs, [file.sha256 for file in stored])
+    for file in stored:
+        if (size := blobs.path(file.sha256).stat().st_size) != file.size:
+            raise ManifestError(f"sha256:{file.sha256} has {size} bytes, not {file.size}")
+    row = _version_row(publication, facts, adapter_id, number, digest)
+    _set_facts(row, facts)
+    row.linked = facts.linked or _linked(session, [file.sha256 for file in publication.manifest.files])
+    session.add(row)
+    session.flush()
+    _add_files(session, flushed_id(row.id), publication, facts)
+    adapter.removed = ""
+    write_details(session, adapter, publication.details)
+    refresh(session, adapter)
+    version = to_version(adapter, row)
+    log_event(session, "publish", version.reference, {"digest": digest})
     return Published(version, is_new=True)
 
 

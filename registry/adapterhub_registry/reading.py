@@ -67,7 +67,8 @@ def list_adapters(read: Read, keys: Sequence[int] | None = None) -> list[Adapter
     """Return the adapters of keys, in their order, or all by name: three queries, however many there are."""
     among = "" if keys is None else f"IN ({', '.join('?' * len(keys))})"
     values = keys or ()
-    own = f"WHERE adapter.id {among}" if among else "ORDER BY namespace, adapter.name"
+    listed = "WHERE adapter.removed = '' ORDER BY namespace, adapter.name"
+    own = f"WHERE adapter.id {among}" if among else listed
     theirs = f"WHERE adapter_id {among}" if among else ""
     tags: dict[int, list[str]] = {}
     for key, tag in read(f"SELECT adapter_id, tag FROM tag {theirs} ORDER BY adapter_id, tag", values):  # noqa: S608

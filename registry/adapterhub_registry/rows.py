@@ -2,7 +2,9 @@
 
 import getpass
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,10 +12,13 @@ from sqlmodel import Session, select
 
 from adapterhub_registry import reading
 from adapterhub_registry.database import Read, Values
+from adapterhub_registry.errors import AdapterExistsError
 from adapterhub_registry.manifest import Manifest, Version
 from adapterhub_registry.publication import Details
 from adapterhub_registry.references import Reference
-from adapterhub_registry.tables import AdapterRow, EventRow, TagRow, VersionRow
+from adapterhub_registry.tables import AdapterRow, EventRow, RedirectRow, TagRow, VersionRow
+
+_actor: ContextVar[str] = ContextVar("actor", default="")
 
 
 def read_in(session: Session) -> Read:
@@ -41,6 +46,14 @@ def require_version(session: Session, reference: Reference) -> tuple[AdapterRow,
     """Return the rows that a reference selects; it raises what `reading.read_version` raises."""
     row = session.get_one(VersionRow, reading.version_key(read_in(session), reference))
     return session.get_one(AdapterRow, row.adapter_id), row
+
+
+def check_not_moved(session: Session, reference: Reference) -> None:
+    """Refuse a name that an adapter had before it was moved: references to it still mean that one."""
+    moved = session.get(RedirectRow, (reference.namespace, reference.name))
+    if moved is not None:
+        row = session.get_one(AdapterRow, moved.adapter_id)
+        raise AdapterExistsError(reference.adapter, f"{row.namespace}/{row.name}")
 
 
 def to_version(adapter: AdapterRow, row: VersionRow) -> Version:
@@ -88,8 +101,20 @@ def flushed_id(value: int | None) -> int:
     return value
 
 
+@contextmanager
+def acting_as(name: str) -> Generator[None]:
+    """Write `name` into events and versions meanwhile, in place of who runs this process."""
+    token = _actor.set(name)
+    try:
+        yield
+    finally:
+        _actor.reset(token)
+
+
 def current_user() -> str:
-    """Return who runs this process."""
+    """Return who acts: by default who runs this process."""
+    if name := _actor.get():
+        return name
     try:
         return getpass.getuser()
     except (OSError, KeyError):

@@ -128,7 +128,7 @@ def is_pickle(path: Path) -> bool:
     anyway.
     """
     with path.open("rb") as file:
-        return _foreign(file.read(START_BYTES), path.stat().st_size) == PICKLE
+        return foreign_start(file.read(START_BYTES), path.stat().st_size) == PICKLE
 
 
 def read_header(path: Path) -> Header:
@@ -148,7 +148,7 @@ def read_header(path: Path) -> Header:
         raise WeightsError(path, "it is no file")
     with path.open("rb") as file:
         start = file.read(START_BYTES)
-        foreign = _foreign(start, size)
+        foreign = foreign_start(start, size)
         if foreign == PICKLE:
             raise PickleRefusedError(path)
         if foreign:
@@ -171,7 +171,7 @@ def read_header(path: Path) -> Header:
     return Header(tensors, metadata, 8 + length)
 
 
-def _foreign(start: bytes, size: int) -> str:
+def foreign_start(start: bytes, size: int) -> str:
     """Return what a file is by its first bytes, a pickle or an archive; empty if it is neither."""
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
         return ""

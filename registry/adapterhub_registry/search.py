@@ -35,6 +35,7 @@ class Filters:
         operation: `trained`, `imported`, `merged`, ...
         has_preview: Whether the version has a picture.
         namespace: The first part of the name.
+        readable: Public, or in one of these namespaces; a server asks for it.
     """
 
     tags: Sequence[str] = ()
@@ -47,6 +48,7 @@ class Filters:
     operation: str | None = None
     has_preview: bool | None = None
     namespace: str | None = None
+    readable: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,12 @@ def _where(filters: Filters) -> tuple[list[str], dict[str, Any]]:
     if filters.rank is not None:
         where.append("' ' || v.ranks || ' ' LIKE :rank")
         values["rank"] = f"% {filters.rank} %"
+    if filters.readable is not None:
+        among = ["a.visibility = 'public'"]
+        for number, name in enumerate(filters.readable):
+            among.append(f"a.namespace = :readable{number}")
+            values[f"readable{number}"] = name
+        where.append(f"({' OR '.join(among)})")
     for number, tag in enumerate(filters.tags):
         where.append(f"a.id IN (SELECT adapter_id FROM tag WHERE tag = :tag{number})")  # noqa: S608
         values[f"tag{number}"] = tag.strip().lower()

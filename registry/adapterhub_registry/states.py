@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-from sqlmodel import col, delete, select
+from sqlmodel import Session, col, delete, select
 
 from adapterhub_registry import reading
+from adapterhub_registry.adapters import forget_commits
 from adapterhub_registry.blobs import DirectoryBlobs, digest_of
 from adapterhub_registry.collection import claim_blobs
 from adapterhub_registry.database import Database
@@ -46,24 +47,29 @@ def unyank(database: Database, reference: Reference) -> Version:
 def update(database: Database, reference: Reference, change: Callable[[Adapter], Details]) -> Adapter:
     """Change what is said of an adapter; see `Registry.update`."""
     with database.writing() as session:
-        row = require_adapter(session, reference)
-        (before,) = reading.list_adapters(read_in(session), [flushed_id(row.id)])
-        details = change(before)
-        check_details(details)
-        write_details(session, row, details)
-        session.flush()
-        (after,) = reading.list_adapters(read_in(session), [flushed_id(row.id)])
-        changed = {
-            field.name: {"before": getattr(before, field.name), "after": getattr(after, field.name)}
-            for field in fields(Details)
-            if getattr(before, field.name) != getattr(after, field.name)
-        }
-        if "card" in changed:  # too long for an event
-            changed["card"] = {name: digest_of([text.encode()]) for name, text in changed["card"].items()}
-        if changed:
-            log_event(session, "update", reference.adapter, changed)
-            refresh(session, row)
-        return after
+        return update_in(session, reference, change)
+
+
+def update_in(session: Session, reference: Reference, change: Callable[[Adapter], Details]) -> Adapter:
+    """Change what is said of an adapter, in a transaction that does more; see `Registry.update`."""
+    row = require_adapter(session, reference)
+    (before,) = reading.list_adapters(read_in(session), [flushed_id(row.id)])
+    details = change(before)
+    check_details(details)
+    write_details(session, row, details)
+    session.flush()
+    (after,) = reading.list_adapters(read_in(session), [flushed_id(row.id)])
+    changed = {
+        field.name: {"before": getattr(before, field.name), "after": getattr(after, field.name)}
+        for field in fields(Details)
+        if getattr(before, field.name) != getattr(after, field.name)
+    }
+    if "card" in changed:  # too long for an event
+        changed["card"] = {name: digest_of([text.encode()]) for name, text in changed["card"].items()}
+    if changed:
+        log_event(session, "update", reference.adapter, changed)
+        refresh(session, row)
+    return after
 
 
 def delete_version(database: Database, reference: Reference) -> str:
@@ -79,6 +85,7 @@ def delete_version(database: Database, reference: Reference) -> str:
         for table in (DocumentRow, PreviewRow, FileHashRow, ParentRow):
             session.exec(delete(table).where(col(table.version_id) == row.id))
         session.exec(delete(AdoptedRow).where(col(AdoptedRow.version) == label))
+        forget_commits(session, flushed_id(adapter.id), row.number)
         row.state, row.manifest, row.message, row.payload_digest = "deleted", "", "", ""
         session.add(row)
         refresh(session, adapter)

@@ -33,6 +33,7 @@ from adapterhub_registry.references import (
     parse_reference,
 )
 from adapterhub_registry.settings import RegistrySettings, ensure_home
+from adapterhub_registry.sharing import Sharing
 
 if TYPE_CHECKING:
     from adapterhub_registry.intake import PreviewPicture, Staged
@@ -46,7 +47,7 @@ class Anywhere(Enum):
     ANYWHERE = "anywhere"
 
 
-class Registry(Finders, Keepers, Describing):
+class Registry(Finders, Keepers, Describing, Sharing):
     """Adapters and their versions on this machine; safe to use from many processes at once.
 
     Args:

@@ -19,6 +19,8 @@ class AdapterRow(SQLModel, table=True):
     updated: str = ""
     head_id: int | None = None
     settings: str = "{}"
+    visibility: str = Field(default="private", index=True)
+    removed: str = ""
 
 
 class VersionRow(SQLModel, table=True):
@@ -152,3 +154,103 @@ class EventRow(SQLModel, table=True):
     action: str
     subject: str
     detail: str = "{}"
+
+
+class RedirectRow(SQLModel, table=True):
+    """A name that an adapter had before it was moved; no other adapter gets it."""
+
+    __tablename__ = "redirect"  # pyright: ignore[reportAssignmentType]
+    namespace: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    adapter_id: int = Field(foreign_key="adapter.id")
+
+
+class NamespaceRow(SQLModel, table=True):
+    """A user or an organisation, and how many bytes its adapters may hold."""
+
+    __tablename__ = "namespace"  # pyright: ignore[reportAssignmentType]
+    name: str = Field(primary_key=True)
+    kind: str
+    title: str = ""
+    quota: int | None = None
+    created: str
+
+
+class MembershipRow(SQLModel, table=True):
+    """What a user may do in an organisation."""
+
+    __tablename__ = "membership"  # pyright: ignore[reportAssignmentType]
+    organisation: str = Field(primary_key=True, foreign_key="namespace.name")
+    user: str = Field(primary_key=True, foreign_key="namespace.name", index=True)
+    role: str
+
+
+class TokenRow(SQLModel, table=True):
+    """A token, of which only the digest is kept, and the beginning to tell it by."""
+
+    __tablename__ = "token"  # pyright: ignore[reportAssignmentType]
+    id: int | None = Field(default=None, primary_key=True)
+    user: str = Field(foreign_key="namespace.name", index=True)
+    label: str = ""
+    sha256: str = Field(unique=True)
+    beginning: str
+    scope: str
+    created: str
+    expires: str = ""
+    last_used: str = ""
+
+
+class CommitRow(SQLModel, table=True):
+    """One state of all files of an adapter, as a Hugging Face client sees it.
+
+    `number` is the version whose payload it holds, `told` a digest of what was said of the adapter then.
+    """
+
+    __tablename__ = "hub_commit"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        UniqueConstraint("adapter_id", "sha"),
+        Index("ix_hub_commit_number", "adapter_id", "number"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    adapter_id: int = Field(foreign_key="adapter.id")
+    sha: str
+    parent: str = ""
+    number: int | None = None
+    told: str = ""
+    title: str = ""
+    message: str = ""
+    author: str = ""
+    created: str
+    is_gone: bool = False
+
+
+class CommitFileRow(SQLModel, table=True):
+    """A file of a commit; `git_sha1` is empty for one that git would keep by Git LFS."""
+
+    __tablename__ = "hub_file"  # pyright: ignore[reportAssignmentType]
+    commit_id: int = Field(foreign_key="hub_commit.id", primary_key=True)
+    path: str = Field(primary_key=True)
+    size: int
+    sha256: str = Field(index=True)
+    git_sha1: str = ""
+    preview: str = ""
+
+
+class BranchRow(SQLModel, table=True):
+    """Where a branch stands."""
+
+    __tablename__ = "hub_branch"  # pyright: ignore[reportAssignmentType]
+    adapter_id: int = Field(foreign_key="adapter.id", primary_key=True)
+    name: str = Field(primary_key=True)
+    commit_id: int = Field(foreign_key="hub_commit.id")
+
+
+class UploadRow(SQLModel, table=True):
+    """A blob that was uploaded for an adapter, and that no commit names yet."""
+
+    __tablename__ = "upload"  # pyright: ignore[reportAssignmentType]
+    adapter_id: int = Field(foreign_key="adapter.id", primary_key=True)
+    sha256: str = Field(primary_key=True, index=True)
+    size: int
+    actor: str
+    created: str

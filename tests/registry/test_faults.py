@@ -70,11 +70,11 @@ def fill_disk(trial: Trial, limits: range) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("step", [16_000, pytest.param(1_600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("step", [24_000, pytest.param(2_400, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", ["first add", "add", "pull", "delete"])
 def test_a_disk_that_fills_under_the_database_is_told_and_leaves_nothing(
     name: str, step: int, tmp_path: Path
 ) -> None:
-    seen = processes.run(fill_disk, Trial(name, tmp_path), range(0, 400_000, step))
+    seen = processes.run(fill_disk, Trial(name, tmp_path), range(0, 600_000, step))
     assert (seen[0], seen[-1]) == (DatabaseError.__name__, "")
     assert set(seen) <= {DatabaseError.__name__, OutputError.__name__, ""}

@@ -1,0 +1,1 @@
+"""The registry for a team: one process that speaks HTTP, over the same store."""

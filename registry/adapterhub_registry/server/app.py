@@ -1,0 +1,144 @@
+"""The ASGI application: finds the route, who asks and whether they may, and answers every error in words."""
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, cast
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+
+from adapterhub_registry.errors import AdapterHubError
+from adapterhub_registry.rows import acting_as
+from adapterhub_registry.server.access import Caller, find_hosted, read_caller, require
+from adapterhub_registry.server.bodies import read_body
+from adapterhub_registry.server.calls import PART_BYTES, Call, Site, read_json, refuse, to_refusal
+from adapterhub_registry.server.errors import RefusalError
+from adapterhub_registry.server.hub_accounts import body_name, find_in_body
+from adapterhub_registry.server.observing import Observer
+from adapterhub_registry.server.people import People
+from adapterhub_registry.server.routes import JSON, RAW, ROUTES, STREAM, Route
+from adapterhub_registry.server.signing import Signer
+from adapterhub_registry.server.tokens import Tokens
+from adapterhub_registry.store import Registry
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(registry: Registry, *, part_bytes: int = PART_BYTES) -> Observer:
+    """Return the application that serves a registry.
+
+    Args:
+        registry: What is served; it stays open.
+        part_bytes: Larger uploads come in parts of this size, from clients that can.
+
+    Raises:
+        OutputError: The key for signed addresses cannot be written.
+    """
+    site = Site(
+        registry=registry,
+        people=People(registry.database),
+        tokens=Tokens(registry.database),
+        signer=Signer(registry.home),
+        part_bytes=part_bytes,
+    )
+    routes = [
+        StarletteRoute(route.path, _endpoint(site, route), methods=[route.method], name=route.path)
+        for route in ROUTES
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _unknown, Exception: _failed})
+    app.router.redirect_slashes = False
+    return Observer(app, site.metrics)
+
+
+def _endpoint(site: Site, route: Route) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        request.state.route = f"{route.method} {route.path}"
+        try:
+            return await _answer(site, route, request)
+        except RefusalError as exc:
+            return refuse(exc)
+        except AdapterHubError as exc:
+            refusal = to_refusal(exc)
+            if refusal is None or refusal.status >= 500:
+                logger.error("%s: %s", request.state.request, exc)
+            if refusal is None:
+                raise
+            return refuse(refusal)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+
+    return endpoint
+
+
+async def _answer(site: Site, route: Route, request: Request) -> Response:
+    """Check the rule before the body is read, unless it is the body that the rule speaks of."""
+    call = await run_in_threadpool(_permit, site, route, request)
+    if route.body in (JSON, RAW):
+        content = await read_body(request)
+        call = replace(call, body=read_json(content) if route.body == JSON else content)
+    if route.body == STREAM and inspect.iscoroutinefunction(route.endpoint):
+        return await route.endpoint(call)
+    return await run_in_threadpool(_run, route, call)
+
+
+def _permit(site: Site, route: Route, request: Request) -> Call:
+    """Return the call of somebody who may use a route.
+
+    Raises:
+        RefusalError: They may not.
+    """
+    rule = route.rule
+    if rule.role == "signed":
+        if not site.signer.is_signed(request.scope["path"], dict(request.query_params)):
+            raise RefusalError(403, "the address is not signed by this server, or its hour is over")
+        request.state.caller = request.query_params["user"]
+        return Call(site, request, Caller())
+    call = Call(site, request, read_caller(request, site.tokens, site.people))
+    request.state.caller = call.caller.name
+    if rule.role != "public" and rule.where != "address" and not call.caller.name:
+        raise RefusalError(401, "this needs a token; set HF_TOKEN", headers={"WWW-Authenticate": "Bearer"})
+    if rule.where == "address":
+        name = f"{call.part('namespace')}/{call.part('name')}"
+        with site.registry.database.snapshot() as read:
+            call = replace(call, adapter=find_hosted(read, call.caller, name, request))
+        require(call.caller, rule.role, call.hosted.namespace, is_public=call.hosted.is_public)
+    return call
+
+
+def _run(route: Route, call: Call) -> Response:
+    rule = route.rule
+    if rule.where == "body":
+        call = find_in_body(call)
+        require(call.caller, rule.role, call.hosted.namespace, is_public=call.hosted.is_public)
+    elif rule.where == "namespace":
+        require(call.caller, rule.role, body_name(call).partition("/")[0])
+    function = cast("Callable[[Call], Any]", route.endpoint)
+    if not call.caller.name:
+        return function(call)
+    with acting_as(call.caller.name):
+        return function(call)
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    """Answer for addresses that are none."""
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    if status not in (404, 405):
+        return refuse(RefusalError(status, str(error)))
+    message = (
+        f"{request.method} {request.url.path} is nothing that this registry of adapters answers; "
+        "if a client needs it, report which"
+    )
+    return refuse(RefusalError(501, message))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Answer for our own faults; what they are stands in the log, by the request's id."""
+    del error
+    message = f"the server failed; its log says why, at request {request.state.request}"
+    return refuse(RefusalError(500, message))

@@ -1,0 +1,115 @@
+"""Every address that the server answers, with its rule: who may use it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.responses import PlainTextResponse, Response
+
+from adapterhub_registry.server import (
+    hub_accounts,
+    hub_commits,
+    hub_files,
+    hub_models,
+    hub_trees,
+    hub_uploads,
+    lfs,
+    refs,
+)
+from adapterhub_registry.server.access import (
+    BODY_OWNER,
+    NAMESPACE_WRITER,
+    OWNER,
+    PUBLIC,
+    READER,
+    SIGNED,
+    USER,
+    WRITER,
+    Rule,
+    not_found,
+)
+from adapterhub_registry.server.calls import Call, answer
+
+Endpoint = Callable[[Call], Response] | Callable[[Call], Awaitable[Response]]
+JSON, RAW, STREAM, NONE = "json", "raw", "stream", "none"
+
+
+@dataclass(frozen=True)
+class Route:
+    """An address and what answers it.
+
+    Attributes:
+        method: GET answers HEAD too.
+        path: In Starlette's form.
+        rule: Who may use it.
+        endpoint: What answers it: a function, which runs in a thread, or a coroutine for long bodies.
+        body: How the body is read before: `json` as an object, `raw` as bytes, `stream` by the endpoint.
+    """
+
+    method: str
+    path: str
+    rule: Rule
+    endpoint: Endpoint
+    body: str = NONE
+
+
+def healthz(call: Call) -> Response:
+    """Say that the server is up and reads its database."""
+    with call.registry.database.snapshot() as read:
+        read("SELECT 1")
+    return answer({"status": "ok"})
+
+
+def metrics(call: Call) -> Response:
+    """Say numbers for Prometheus."""
+    return PlainTextResponse(call.site.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def no_namespace(call: Call) -> Response:
+    """Answer for repositories without a namespace, such as `gpt2`: there are none here."""
+    raise not_found(call.part("name"))
+
+
+M = "/api/models/{namespace}/{name}"
+R = "/{namespace}/{name}"
+LFS = "/{namespace}/{name}.git/info/lfs/objects"
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/healthz", PUBLIC, healthz),
+    Route("GET", "/metrics", PUBLIC, metrics),
+    # Accounts and repositories as a whole.
+    Route("GET", "/api/whoami-v2", USER, hub_accounts.whoami),
+    Route("POST", "/api/validate-yaml", PUBLIC, hub_accounts.validate_card, JSON),
+    Route("POST", "/api/repos/create", NAMESPACE_WRITER, hub_accounts.create, JSON),
+    Route("POST", "/api/repos/move", BODY_OWNER, hub_accounts.move, JSON),
+    Route("DELETE", "/api/repos/delete", BODY_OWNER, hub_accounts.delete, JSON),
+    Route("PUT", f"{M}/settings", OWNER, hub_accounts.settings, JSON),
+    Route("GET", f"{M}/auth-check", READER, hub_accounts.check_access),
+    Route("GET", f"{M}/auth-check/write", WRITER, hub_accounts.check_access),
+    # Reading.
+    Route("GET", "/api/models", PUBLIC, hub_models.list_models),
+    Route("GET", M, READER, hub_models.info),
+    Route("GET", f"{M}/revision/{{revision}}", READER, hub_models.info),
+    Route("GET", f"{M}/tree/{{revision}}", READER, hub_trees.tree),
+    Route("GET", f"{M}/tree/{{revision}}/{{path:path}}", READER, hub_trees.tree),
+    Route("POST", f"{M}/paths-info/{{revision}}", READER, hub_trees.paths_info, RAW),
+    Route("GET", f"{M}/refs", READER, hub_trees.refs),
+    Route("GET", f"{M}/commits/{{revision}}", READER, hub_trees.commits),
+    Route("GET", f"{R}/resolve/{{revision}}/{{path:path}}", READER, hub_files.resolve),
+    # Writing.
+    Route("POST", f"{M}/preupload/{{revision}}", WRITER, hub_uploads.preupload, JSON),
+    Route("POST", f"{LFS}/batch", WRITER, lfs.batch, JSON),
+    Route("POST", f"{LFS}/verify", WRITER, lfs.verify, JSON),
+    Route("PUT", f"{LFS}/{{oid}}", SIGNED, lfs.put_object, STREAM),
+    Route("PUT", f"{LFS}/{{oid}}/part", SIGNED, lfs.put_part, STREAM),
+    Route("POST", f"{LFS}/{{oid}}/finish", SIGNED, lfs.finish_parts, STREAM),
+    Route("POST", f"{M}/commit/{{revision}}", WRITER, hub_commits.create_commit, STREAM),
+    Route("POST", f"{M}/branch/{{branch:path}}", WRITER, refs.create_branch, JSON),
+    Route("DELETE", f"{M}/branch/{{branch:path}}", WRITER, refs.delete_branch),
+    Route("POST", f"{M}/tag/{{revision}}", WRITER, refs.create_tag, JSON),
+    Route("DELETE", f"{M}/tag/{{tag}}", WRITER, refs.delete_tag),
+    # Names without a namespace, which other hubs have.
+    Route("GET", "/api/models/{name}", PUBLIC, no_namespace),
+    Route("GET", "/api/models/{name}/revision/{revision}", PUBLIC, no_namespace),
+    Route("GET", "/api/models/{name}/tree/{revision}", PUBLIC, no_namespace),
+    Route("GET", "/{name}/resolve/{revision}/{path:path}", PUBLIC, no_namespace),
+)
