@@ -1,7 +1,9 @@
 """Fixtures of all tests: a home of their own, no network, one torch thread."""
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# huggingface_hub reads this once, when the first test module imports it, and the user's cache is no test's.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="adapterhub-hf-")
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 MINI = Path(__file__).parents[1] / "adapterhub" / "bases" / "mini" / "weights"
 

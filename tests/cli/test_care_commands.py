@@ -137,7 +137,7 @@ def test_a_healthy_home_passes_the_doctor(run: Run, registry: Registry, tmp_path
     assert sorted(registry.home.rglob("*")) == before
     assert all(row["ok"] for row in found.values())
     assert found["files"]["detail"] == "2 of 2 that versions need, 0 that none needs"
-    assert "schema 0003, wal mode" in str(found["database"]["detail"])
+    assert "schema 0004, wal mode" in str(found["database"]["detail"])
     assert str(found["remote team"]["detail"]).endswith("read and write")
     assert "cpu" in str(found["device"]["detail"]) or "cuda" in str(found["device"]["detail"])
     assert "yes" in run("doctor")
