@@ -38,6 +38,7 @@ AdapterHubError
 ├── CaptionError             a file of captions cannot be read
 ├── CheckpointError          a checkpoint is missing, damaged, or of another run
 ├── TrainingError            training went wrong
+├── TrainingStoppedError     a training was asked to stop, and can go on
 ├── QuickstartError          the quickstart's directory cannot be used
 ├── FormatError              a file format cannot hold what an adapter has
 ├── ExportBlockedError       files are in the way of an export
@@ -609,6 +610,16 @@ class TrainingError(AdapterHubError):
         self.step = step
         self.reason = reason
         super().__init__(f"training {name} failed at step {step}: {reason}")
+
+
+class TrainingStoppedError(AdapterHubError):
+    """A training was asked to stop; everything that is done is kept."""
+
+    code = "training-stopped"
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        super().__init__(f"the run {run} was stopped; go on with --resume {run}, or with --resume latest")
 
 
 class QuickstartError(AdapterHubError):

@@ -57,7 +57,7 @@ class _Share:
 
     slots: tuple[int, ...]
     counts: tuple[int, ...]
-    step: tuple[int, ...]
+    step: tuple[int, ...] | None
 
 
 class LoraBank:
@@ -112,7 +112,7 @@ class LoraBank:
         self._sides = {at: self._side(at, span) for at, span in spans.items()}
         self._scales = {target: torch.zeros(slots, device=device, dtype=dtype) for target in self._ranks}
         self._slots: list[_Slot | None] = [None] * slots
-        self._share = _Share((), (), ())
+        self._share = _Share((), (), None)
         self._active = ExitStack()
 
     @property
@@ -188,13 +188,15 @@ class LoraBank:
             layers[target] = LowRank(down, up.contiguous(), size.scale, "config")
         return AdapterTensors(layers)
 
-    def share(self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int]) -> None:
+    def share(
+        self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None
+    ) -> None:
         """Say whose samples come next: `counts[i]` of `slots[i]`, one after another, in its step `steps[i]`.
 
-        A forward of a multiple of so many samples has that multiple of each, as text encoders have that read
+        Without steps nothing is dropped, as it must be to look at what is trained. A forward of a multiple of so many samples has that multiple of each, as text encoders have that read
         prompts in chunks.
         """
-        self._share = _Share(tuple(slots), tuple(counts), tuple(steps))
+        self._share = _Share(tuple(slots), tuple(counts), None if steps is None else tuple(steps))
 
     def limit_norms(self, slot: int) -> int:
         """Scale an adapter's updates down to its `max_norm`, both factors alike; return how many were."""
@@ -269,6 +271,8 @@ class LoraBank:
             counts = [times * count for count in share.counts]
             parts: list[Tensor] = []
             hidden, wide = inputs[0], isinstance(layer, nn.Conv2d)
+            if not wide and len(up) == 1:
+                return self._single(hidden, output, (down, up, scales), target)
             if not wide and len(set(counts)) == 1:
                 return self._together(hidden, output, (down, up, scales), target)
             for slot, x, y in zip(share.slots, hidden.split(counts), output.split(counts), strict=True):
@@ -277,6 +281,15 @@ class LoraBank:
             return torch.cat(parts)
 
         return add_updates
+
+    def _single(
+        self, hidden: Tensor, output: Tensor, sides: tuple[Tensor, Tensor, Tensor], target: Target
+    ) -> Tensor:
+        """Add the update of the only adapter that there is room for, in fewer operations."""
+        down, up, scale = (side.squeeze(0).to(hidden.dtype) for side in sides)
+        inner = self._masked(nn.functional.linear(hidden, down) * scale, 0, target)
+        flat = torch.addmm(output.flatten(0, -2), inner.flatten(0, -2), up.mT)
+        return flat.view_as(output)
 
     def _together(
         self, hidden: Tensor, output: Tensor, sides: tuple[Tensor, Tensor, Tensor], target: Target
@@ -306,7 +319,7 @@ class LoraBank:
 
     def _dropped(self, inner: Tensor, target: Target) -> Tensor:
         """Apply each adapter's dropouts to its A x, `(adapters, samples, ..., rank)`."""
-        if not any(_drops(self._at(slot).config) for slot in self._share.slots):
+        if self._share.step is None or not any(_drops(self._at(slot).config) for slot in self._share.slots):
             return inner
         pairs = zip(self._share.slots, inner, strict=True)
         return torch.stack([self._masked(own, slot, target) for slot, own in pairs])
@@ -318,7 +331,7 @@ class LoraBank:
         """
         at = self._at(slot)
         config = at.config
-        if not _drops(config) or target not in at.sizes:
+        if self._share.step is None or not _drops(config) or target not in at.sizes:
             return inner
         step = self._share.step[self._share.slots.index(slot)]
         drawn = keyed_generator(at.seed, at.key, "dropout", step, str(target))

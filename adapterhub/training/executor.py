@@ -94,7 +94,9 @@ class Network(Protocol):
         """Return an adapter's factors, by component and side."""
         ...
 
-    def share(self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int]) -> None:
+    def share(
+        self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None
+    ) -> None:
         """Say whose samples come next."""
         ...
 
@@ -188,9 +190,9 @@ class Executor:
         self._dtype = dtype
         self.active: list[Training] = []
 
-    def place(self, trainee: Trainee) -> Training:
+    def place(self, trainee: Trainee, slot: int) -> Training:
         """Put an adapter into a free slot, at its first step."""
-        slot = self._free.pop(0)
+        self._free.remove(slot)
         self._network.place(slot, trainee.network, seed=trainee.seed, key=trainee.name)
         groups = self._network.parameters(slot)
         optimizer = make_optimizer(trainee.optimizer, groups)
@@ -198,17 +200,21 @@ class Executor:
         self.active.append(training)
         return training
 
-    def resume(self, name: str) -> Training:
-        """Put the adapter of that name into the next free slot, to be set to its checkpoint's state."""
+    def resume(self, name: str, slot: int) -> Training:
+        """Put the adapter of that name into a slot, to be set to its checkpoint's state."""
+        return self.place(self.take(name), slot)
+
+    def take(self, name: str) -> Trainee:
+        """Take the adapter of that name out of the line."""
         trainee = next(trainee for trainee in self._queue if trainee.name == name)
         self._queue.remove(trainee)
-        return self.place(trainee)
+        return trainee
 
     def run(self, events: Events) -> bool:
         """Train until all are trained; return False if `should_stop` ended it before."""
         while True:
             while self._queue and self._free:
-                self.place(self._queue.popleft())
+                self.place(self._queue.popleft(), self._free[0])
             if not self.active:
                 return True
             self._pass(events)
