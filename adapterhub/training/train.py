@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from adapterhub.training.checkpoint import (
     save_checkpoint,
 )
 from adapterhub.training.config import AdapterConfig, TrainConfig, config_document
-from adapterhub.training.dataset import Dataset, read_dataset
+from adapterhub.training.dataset import Dataset, read_sources
 from adapterhub.training.encoding import EncodingCache, encode_dataset
 from adapterhub.training.loop import train_loop
 from adapterhub.training.network import LoraNetwork
@@ -99,9 +100,9 @@ def plan(config: TrainConfig, *, registry: Registry, resume: str | None = None) 
         resume: A run's name, to go on from its checkpoint; `latest` means each adapter's own.
 
     Raises:
-        AdapterHubError: As `find_base`, `read_dataset` and `load_checkpoint`.
+        AdapterHubError: As `find_base`, `read_sources` and `load_checkpoint`.
     """
-    base = find_base(config.base)
+    base = find_base(config.base.model)
     return [_plan_adapter(adapter, base, registry, resume) for adapter in config.adapters]
 
 
@@ -132,13 +133,13 @@ def train(
             loss is no number.
     """
     plans = plan(config, registry=registry, resume=resume)
-    base = find_base(config.base)
-    device, dtype = choose_device(config.device or None, config.dtype or None)
-    if not config.dtype and device != "cpu":
+    base = find_base(config.base.model)
+    device, dtype = choose_device(config.base.device or None, config.base.dtype or None)
+    if not config.base.dtype and device != "cpu":
         dtype = "bfloat16"
     threads = torch.get_num_threads()
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    if config.base.threads:
+        torch.set_num_threads(config.base.threads)
     try:
         pipeline = load_pipeline(base, device=device, dtype=dtype)
         return [_train_adapter(item, base, pipeline, registry, on_progress) for item in plans]
@@ -147,7 +148,7 @@ def train(
 
 
 def _plan_adapter(config: AdapterConfig, base: Base, registry: Registry, resume: str | None) -> AdapterPlan:
-    dataset = read_dataset(config.data)
+    dataset = read_sources(config.sources)
     identity = _identity(config, dataset, base)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     run = f"{config.name.lower().replace('/', '--')}-{digest[:12]}"
@@ -192,10 +193,17 @@ def _train_adapter(
     )
     name = config.name.lower()
     network = LoraNetwork(
-        pipeline.unet, rank=config.rank, alpha=config.alpha or config.rank, seed=config.seed, key=name
+        pipeline.unet,
+        rank=config.network.rank,
+        alpha=config.network.alpha or config.network.rank,
+        seed=config.seed,
+        key=name,
     )
     optimizer = torch.optim.AdamW(
-        network.parameters, lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay
+        network.parameters,
+        lr=config.optimizer.learning_rate,
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
     )
     losses: list[float] = []
     if item.resumes_at:
@@ -222,7 +230,6 @@ def _train_adapter(
             )
 
     alphas = pipeline.scheduler.alphas_cumprod.float()
-    weighting = "min_snr" if config.min_snr_gamma else "none"
     with network:
         train_loop(
             pipeline.unet,
@@ -234,12 +241,14 @@ def _train_adapter(
             steps=config.steps,
             batch_size=config.batch_size,
             resolution=resolution,
-            learning_rate=config.learning_rate,
-            warmup=config.warmup,
-            max_grad_norm=config.max_grad_norm,
-            caption_dropout=config.caption_dropout,
+            learning_rate=config.optimizer.learning_rate,
+            warmup=config.optimizer.warmup,
+            max_grad_norm=config.optimizer.max_grad_norm or math.inf,
+            caption_dropout=config.data[0].caption_dropout,
             alphas_cumprod=alphas,
-            loss_weight=loss_weight(signal_to_noise(alphas), weighting, gamma=config.min_snr_gamma),
+            loss_weight=loss_weight(
+                signal_to_noise(alphas), config.objective.weighting, gamma=config.objective.gamma
+            ),
             on_step=after_step,
         )
         previews = _draw_previews(pipeline, config, run, base.name)
@@ -252,8 +261,8 @@ def _draw_previews(
     """Draw the validation prompts with the network still active."""
     previews: list[PreviewPicture] = []
     call: Any = pipeline
-    for number, prompt in enumerate(config.validation_prompts):
-        seed = config.validation_seed + number
+    for number, prompt in enumerate(config.validation.prompts):
+        seed = config.validation.seed + number
         generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
             picture = call(

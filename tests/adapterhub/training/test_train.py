@@ -20,8 +20,10 @@ from PIL import Image
 
 from adapterhub.errors import CheckpointError, TrainingError
 from adapterhub.runtime.engine import Runtime
-from adapterhub.training.config import AdapterConfig, TrainConfig
+from adapterhub.training.config import AdapterConfig, BaseConfig, DataConfig, TrainConfig, ValidationConfig
+from adapterhub.training.layers import NetworkConfig
 from adapterhub.training.network import LoraNetwork
+from adapterhub.training.optimizers import OptimizerConfig
 from adapterhub.training.train import Progress, plan, train
 from adapterhub_registry.store import Registry
 
@@ -32,17 +34,17 @@ MINI = Path(__file__).parents[3] / "adapterhub" / "bases" / "mini" / "weights"
 def config(folder: Path, **changes: object) -> TrainConfig:
     adapter = AdapterConfig(
         name="me/ink",
-        data=folder,
+        data=(DataConfig(folder),),
         trigger_words=("inkwash",),
         kind="style",
         tags=("test",),
-        rank=4,
         steps=6,
         batch_size=2,
-        learning_rate=1e-3,
         seed=3,
+        network=NetworkConfig(rank=4),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
     )
-    return TrainConfig(base="mini", adapters=(replace(adapter, **changes),), device="cpu")  # pyright: ignore[reportArgumentType]
+    return TrainConfig(BaseConfig("mini", device="cpu"), adapters=(replace(adapter, **changes),))  # pyright: ignore[reportArgumentType]
 
 
 def weights_of(registry: Registry, name: str = "me/ink") -> bytes:
@@ -54,7 +56,9 @@ def test_a_trained_version_carries_its_lineage(pictures: Pictures, home: Path) -
     folder = pictures()
     seen: list[Progress] = []
     prompts = ("inkwash blob 1", "a star")
-    (version,) = train(config(folder, validation_prompts=prompts), registry=registry, on_progress=seen.append)
+    (version,) = train(
+        config(folder, validation=ValidationConfig(prompts)), registry=registry, on_progress=seen.append
+    )
     assert (version.reference, version.architecture, version.trigger_words) == (
         "me/ink@1",
         "mini",
@@ -66,7 +70,7 @@ def test_a_trained_version_carries_its_lineage(pictures: Pictures, home: Path) -
     for name in ("config", "data", "run"):
         digest = hashlib.sha256(documents[f"{name}.json"]).hexdigest()
         assert version.lineage[name] == f"sha256:{digest}"
-    assert json.loads(documents["config.json"])["rank"] == 4
+    assert json.loads(documents["config.json"])["network"]["rank"] == 4
     assert len(json.loads(documents["run.json"])["losses"]) == 6
     assert [item["file"] for item in json.loads(documents["data.json"])["pictures"]][:2] == ["0.png", "1.png"]
     adapter = registry.show("me/ink")
@@ -102,7 +106,7 @@ def test_adapters_do_not_depend_on_their_neighbours(pictures: Pictures, home: Pa
     (ink,) = config(folder).adapters
     corgi = replace(ink, name="me/corgi")
     together = Registry(home)
-    train(TrainConfig(base="mini", adapters=(corgi, ink), device="cpu"), registry=together)
+    train(TrainConfig(BaseConfig("mini", device="cpu"), (corgi, ink)), registry=together)
     alone = Registry(tmp_path / "alone")
     train(config(folder), registry=alone)
     assert weights_of(together) == weights_of(alone)
@@ -111,7 +115,15 @@ def test_adapters_do_not_depend_on_their_neighbours(pictures: Pictures, home: Pa
 
 def test_trained_files_load_in_stock_diffusers_and_compose_the_same(pictures: Pictures, home: Path) -> None:
     registry = Registry(home)
-    (version,) = train(config(pictures(), steps=10, learning_rate=5e-3, alpha=8.0), registry=registry)
+    (version,) = train(
+        config(
+            pictures(),
+            steps=10,
+            optimizer=OptimizerConfig(learning_rate=5e-3),
+            network=NetworkConfig(rank=4, alpha=8.0),
+        ),
+        registry=registry,
+    )
     stock = StableDiffusionXLPipeline.from_pretrained(MINI)
     stock.set_progress_bar_config(disable=True)
     stock.load_lora_weights(registry.directory(version))
@@ -182,8 +194,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(pictures: Pictures, tmp
     folder = pictures()
     file = tmp_path / "config.toml"
     file.write_text(
-        f'base = "mini"\ndevice = "cpu"\n[[adapters]]\nname = "me/ink"\ndata = "{folder}"\nsteps = 60\n'
-        "batch_size = 2\nrank = 4\nsave_every = 5\n"
+        f'base.model = "mini"\nbase.device = "cpu"\n[[adapters]]\nname = "me/ink"\ndata = "{folder}"\n'
+        "steps = 60\nbatch_size = 2\nnetwork.rank = 4\nsave_every = 5\n"
     )
     whole = Registry(tmp_path / "whole")
     train(TrainConfig.from_toml(file), registry=whole)
@@ -225,7 +237,7 @@ def test_a_checkpoint_of_another_config_or_a_damaged_one_is_refused(pictures: Pi
 def test_a_loss_that_is_no_number_stops_the_run_and_registers_nothing(pictures: Pictures, home: Path) -> None:
     registry = Registry(home)
     with pytest.raises(TrainingError) as caught:
-        train(config(pictures(), learning_rate=1e30, steps=20), registry=registry)
+        train(config(pictures(), optimizer=OptimizerConfig(learning_rate=1e30), steps=20), registry=registry)
     assert caught.value.name == "me/ink"
     assert registry.list() == []
 
