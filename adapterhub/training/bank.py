@@ -188,13 +188,11 @@ class LoraBank:
             layers[target] = LowRank(down, up.contiguous(), size.scale, "config")
         return AdapterTensors(layers)
 
-    def share(
-        self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None
-    ) -> None:
+    def share(self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None) -> None:
         """Say whose samples come next: `counts[i]` of `slots[i]`, one after another, in its step `steps[i]`.
 
-        Without steps nothing is dropped, as it must be to look at what is trained. A forward of a multiple of so many samples has that multiple of each, as text encoders have that read
-        prompts in chunks.
+        Without steps nothing is dropped, as it must be to look at what is trained. A forward of a multiple
+        of so many samples has that multiple of each, as text encoders have that read prompts in chunks.
         """
         self._share = _Share(tuple(slots), tuple(counts), None if steps is None else tuple(steps))
 

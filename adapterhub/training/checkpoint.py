@@ -194,7 +194,8 @@ def load_checkpoint(run: Path, *, identity: Mapping[str, str]) -> Checkpoint:
         data = {name: (path / name).read_bytes() for name in state["sha256"]}
         recorded = dict(state["identity"])
         damaged = [
-            name for name, digest in state["sha256"].items()
+            name
+            for name, digest in state["sha256"].items()
             if hashlib.sha256(data[name]).hexdigest() != digest
         ]
         active = [dict(one) for one in state["active"]]

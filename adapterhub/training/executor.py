@@ -94,9 +94,7 @@ class Network(Protocol):
         """Return an adapter's factors, by component and side."""
         ...
 
-    def share(
-        self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None
-    ) -> None:
+    def share(self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None) -> None:
         """Say whose samples come next."""
         ...
 

@@ -83,9 +83,7 @@ def make_plan(
     """
     found = [_read(adapter, base) for adapter in config.adapters]
     groups = _groups(config)
-    runs = [
-        _run([config.adapters[n] for n in group], [found[n] for n in group], base) for group in groups
-    ]
+    runs = [_run([config.adapters[n] for n in group], [found[n] for n in group], base) for group in groups]
     names = [name for name, _ in runs]
     if resume not in (None, "latest", *names):
         reason = f"with this config, data and base, the run is {' or '.join(names)}"
@@ -124,8 +122,7 @@ def _read(config: AdapterConfig, base: Base) -> Dataset:
         if config.buckets
         else Buckets.square(resolution)
     )
-    trigger = config.trigger_words[0] if config.trigger_words else ""
-    return read_sources([data.source(trigger) for data in config.data], buckets=buckets)
+    return read_sources(config.sources, buckets=buckets)
 
 
 def _run(

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -179,9 +178,7 @@ class Run:
             rate = (time.monotonic() - began) / max(step - at, 1)
             recent = training.losses[-50:]
             left = rate * (config.steps - step)
-            self._on_progress(
-                Progress(config.name, step, config.steps, sum(recent) / len(recent), left)
-            )
+            self._on_progress(Progress(config.name, step, config.steps, sum(recent) / len(recent), left))
 
     def _after_pass(self, active: Sequence[Training]) -> None:
         self._passes += 1
@@ -229,19 +226,16 @@ class Run:
             "data.json": item.dataset.manifest(),
             "run.json": (json.dumps(report, sort_keys=True, indent=1) + "\n").encode(),
         }
-        digests = {name: f"sha256:{hashlib.sha256(content).hexdigest()}" for name, content in documents.items()}
+        lineage = {"operation": "trained"}
+        for name, content in documents.items():
+            lineage[name.removesuffix(".json")] = f"sha256:{hashlib.sha256(content).hexdigest()}"
         version = self._site.registry.add(
             path,
             name=config.name,
             base=self._site.base.name,
             trigger_words=config.trigger_words,
             licence=config.licence,
-            lineage={
-                "operation": "trained",
-                "config": digests["config.json"],
-                "data": digests["data.json"],
-                "run": digests["run.json"],
-            },
+            lineage=lineage,
             documents=documents,
             previews=previews,
             message=f"trained for {config.steps} steps on {len(item.dataset.examples)} pictures",

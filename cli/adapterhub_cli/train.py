@@ -9,6 +9,12 @@ from adapterhub_cli.output import data_options, print_rows, say, training_progre
 
 NOTES_SHOWN = 10
 """Of what was done to the pictures of one adapter."""
+KEYS = {
+    "triggers": ("trigger_words",),
+    "rank": ("network", "rank"),
+    "learning_rate": ("optimizer", "learning_rate"),
+}
+"""Of the config, for the flags that are called otherwise there."""
 
 
 @click.command()
@@ -99,7 +105,17 @@ def _config(
         return TrainConfig.from_toml(config)
     if base is None or data is None or name is None:
         raise click.UsageError("name a config file, or --base, --data and --name")
-    adapter = {"name": name, "data": data, **flags}
-    if "triggers" in adapter:
-        adapter["trigger_words"] = adapter.pop("triggers")
-    return TrainConfig.from_table({"base": base, "adapters": [adapter]}, source="the flags", folder=Path())
+    adapter: dict[str, Any] = {"name": name, "data": data}
+    places: dict[tuple[str | int, ...], str] = {}
+    for flag, value in {"name": name, "data": data, **flags}.items():
+        *tables, key = KEYS.get(flag, (flag,))
+        table = adapter
+        for inner in tables:
+            table = table.setdefault(inner, {})
+        table[key] = value
+        places["adapters", 0, *tables, key] = (
+            f"--{flag.removesuffix('s')}" if flag == "triggers" else f"--{flag.replace('_', '-')}"
+        )
+    return TrainConfig.from_table(
+        {"base": base, "adapters": [adapter]}, source="the flags", folder=Path(), places=places
+    )

@@ -5,25 +5,25 @@ from pathlib import Path
 import pytest
 
 from adapterhub.errors import ConfigError, InputError
-from adapterhub.training.config import TrainConfig, config_document
+from adapterhub.training.config import BaseConfig, TrainConfig, config_document
 
 GOOD = """
-base = "mini"
-threads = 1
+base.model = "mini"
+base.threads = 1
 
 [defaults]
-rank = 8
+network.rank = 8
 trigger_words = ["inkwash"]
 
 [[adapters]]
 name = "me/ink"
 data = "pictures"
-learning_rate = 1
+optimizer.learning_rate = 1
 
 [[adapters]]
 name = "me/corgi"
 data = "/data/corgi"
-rank = 4
+network.rank = 4
 """
 
 
@@ -36,29 +36,29 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_defaults_hold_for_all_adapters_and_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = TrainConfig.from_toml(write(tmp_path, GOOD))
     ink, corgi = config.adapters
-    assert (config.base, config.threads) == ("mini", 1)
-    assert (ink.rank, ink.learning_rate, ink.trigger_words) == (8, 1.0, ("inkwash",))
-    assert (corgi.rank, corgi.trigger_words) == (4, ("inkwash",))
-    assert ink.data == tmp_path / "pictures"
-    assert corgi.data == Path("/data/corgi")
+    assert config.base == BaseConfig("mini", threads=1)
+    assert (ink.network.rank, ink.optimizer.learning_rate, ink.trigger_words) == (8, 1.0, ("inkwash",))
+    assert (corgi.network.rank, corgi.trigger_words) == (4, ("inkwash",))
+    assert ink.data[0].path == tmp_path / "pictures"
+    assert corgi.data[0].path == Path("/data/corgi")
 
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     text = GOOD.replace("threads", "treads").replace(
-        "rank = 4", 'rank = 0\nwarmup = 2\nkind = "drawing"\nrnak = 3'
+        "network.rank = 4", 'network.rank = 0\noptimizer.warmup = 2\nkind = "drawing"\nsteeps = 3'
     )
     text = text.replace('"me/corgi"', '"corgi"').replace("learning_rate = 1", 'learning_rate = "fast"')
     with pytest.raises(ConfigError) as caught:
         TrainConfig.from_toml(write(tmp_path, text))
     problems = "\n".join(caught.value.problems)
     for part in (
-        'the file: unknown key "treads"',
-        "adapters[1]: learning_rate must be a number, not 'fast'",
-        'adapters[2]: unknown key "rnak"',
-        "adapters[2]: rank must be at least 1, not 0",
-        "adapters[2]: warmup must be from 0 to 1, not 2.0",
-        'adapters[2]: kind must be one of style, subject, concept, slider, other, not "drawing"',
-        'adapters[2]: "corgi" names no version',
+        'unknown key "base.treads"; did you mean "base.threads"?',
+        'adapters.0.optimizer.learning_rate must be a number, not "fast"',
+        'unknown key "adapters.1.steeps"; did you mean "adapters.1.steps"?',
+        "adapters.1.network.rank must be at least 1, not 0",
+        "adapters.1.optimizer.warmup must be from 0 to 1, not 2.0",
+        'adapters.1.kind must be one of style, subject, concept, slider, other, not "drawing"',
+        'adapters.1.name: "corgi" names no version',
     ):
         assert part in problems
     assert len(caught.value.problems) == 7
@@ -67,10 +67,10 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('base = "mini"', "at least one"),
-        (GOOD.replace('base = "mini"', ""), 'the key "base" is missing'),
-        (GOOD.replace('data = "pictures"', ""), 'adapters[1]: the key "data" is missing'),
-        (GOOD.replace("me/corgi", "me/ink"), 'two adapters are called "me/ink"'),
+        ('base = "mini"', "at least one [[adapters]]"),
+        (GOOD.replace('base.model = "mini"', ""), 'the key "base.model" is missing'),
+        (GOOD.replace('data = "pictures"', ""), 'the key "adapters.0.data" is missing'),
+        (GOOD.replace("me/corgi", "me/ink"), 'adapters.1.name is "me/ink", as that of another adapter'),
         ("base = ", "Invalid value"),
     ],
 )

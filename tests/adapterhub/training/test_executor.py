@@ -1,7 +1,9 @@
 """Adapters that are trained together: each equals itself alone, whatever the others do."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,14 @@ from torch import Tensor
 
 from adapterhub.randomness import keyed_generator, keyed_normal
 from adapterhub.training.bank import LoraBank
+from adapterhub.training.checkpoint import (
+    Checkpoint,
+    Ended,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+    state_of,
+)
 from adapterhub.training.executor import Events, Executor, Rows, Trainee, Training
 from adapterhub.training.layers import NetworkConfig
 from adapterhub.training.objective import Objective, ObjectiveTable
@@ -158,3 +168,50 @@ def test_in_float32_the_difference_is_a_small_part_of_the_change(small_unet: UNe
         change = sum(float((solo[key] - before[key]).square().sum()) for key in solo) ** 0.5
         gap = sum(float((solo[key] - mine[key]).square().sum()) for key in solo) ** 0.5
         assert gap <= 1e-3 * change
+
+
+def test_a_group_goes_on_from_a_checkpoint_to_the_same_bytes(
+    small_unet: UNet2DConditionModel, tmp_path: Path
+) -> None:
+    trainees = [trainee(number) for number in range(4)]  # the third one takes two passes a step
+
+    def group(
+        stop_after: int, found: Checkpoint | None
+    ) -> tuple[dict[str, Mapping[str, Tensor]], Checkpoint]:
+        networks = [one.network for one in trainees]
+        bank = LoraBank(
+            {"unet": small_unet}, networks, slots=3, device=torch.device("cpu"), dtype=torch.float64
+        )
+        executor = Executor(small_unet, bank, trainees, slots=3, dtype=torch.float64)
+        ended: dict[str, Ended] = {} if found is None else dict(found.ended)
+        for name in ended:
+            executor.take(name)
+        for state in () if found is None else found.active:
+            restore(executor, state)
+        factors: dict[str, Mapping[str, Tensor]] = {}
+        passes = 0 if found is None else found.passes
+        first = passes
+
+        def end(training: Training) -> None:
+            factors[training.trainee.name] = bank.factors_of(training.slot)
+            ended[training.trainee.name] = Ended(training.step)
+
+        def passed(_: Sequence[Training]) -> None:
+            nonlocal passes
+            passes += 1
+
+        with bank:
+            executor.run(Events(lambda _: None, passed, end, lambda: passes - first >= stop_after))
+        return factors, Checkpoint(passes, [state_of(one) for one in executor.active], ended, 1)
+
+    whole, _ = group(10**6, None)
+    for point in range(1, 14, 3):
+        before, checkpoint = group(point, None)
+        save_checkpoint(tmp_path, checkpoint, identity={"config": "1"})
+        after, _ = group(10**6, load_checkpoint(tmp_path, identity={"config": "1"}))
+        assert (before | after).keys() == whole.keys()
+        for name, factors in whole.items():
+            mine = (before | after)[name]
+            assert all(torch.equal(mine[key], factors[key]) for key in factors)
+        for old in tmp_path.glob("pass-*"):
+            shutil.rmtree(old)
