@@ -13,7 +13,7 @@ from adapterhub.errors import ConfigError
 
 Keys: TypeAlias = tuple[str | int, ...]
 """The way to a value: names of keys, and places in lists from 0."""
-Places: TypeAlias = Mapping[Keys, int | str]
+Places: TypeAlias = dict[Keys, int | str]
 """Where values were written: a line of the file, or the name of an option."""
 WANTED = {
     float: ("a number", "numbers"),
