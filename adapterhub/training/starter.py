@@ -112,7 +112,7 @@ def _starter_text(
     preset = KIND_PRESETS.get(kind, "")
     rank = PRESETS.get(preset, {}).get("network", {}).get("rank", NetworkConfig().rank)
     batch_size = min(BATCH_SIZE, count)
-    steps = min(max(round(count * SHOWINGS / batch_size, -1), LEAST_STEPS), MOST_STEPS)
+    steps = min(max(count * SHOWINGS // batch_size, LEAST_STEPS), MOST_STEPS)
     prompts = [triggers[0], *[caption for caption in captions[:1] if caption.isprintable() and caption]]
     if not is_said:
         prompts[1:] = [f"{triggers[0]}, {prompt}" for prompt in prompts[1:]]

@@ -65,7 +65,7 @@ class Problems:
             first = [int(key) if key.isdigit() else key for key in words[0].split(".")]
             if first[0] in names:
                 quoted = [word.strip('"') for word in words[1:2]]
-                self.add((*at, *first, *quoted), self.name((*at, text)))
+                self.add((*at, *first, *quoted), self.name((*at, *first)) + text.removeprefix(words[0]))
                 continue
             written = [word for word in words if word in names and (*at, word) in self.places]
             prefix = self.name(at)
@@ -74,7 +74,7 @@ class Problems:
     def name(self, at: Keys) -> str:
         """Return what a value is called: without its adapter, if its place says which one that is."""
         keys = at
-        if self.places and at[:1] == ("adapters",):
+        if self.places and at[:1] == ("adapters",) and len(at) > 2:
             keys = tuple(key for key in at[2:] if isinstance(key, str))
         return ".".join(map(str, keys))
 
