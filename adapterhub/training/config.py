@@ -119,7 +119,7 @@ class TrainConfig:
     def from_toml(cls, path: Path | str, *, overrides: Sequence[str] = ()) -> "TrainConfig":
         """Read a config file: `base`, `[defaults]` for all adapters, and one `[[adapters]]` each.
 
-        Paths are relative to the file.
+        Paths of pictures are relative to the file.
 
         Args:
             path: Of the file.

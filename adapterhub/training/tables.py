@@ -67,9 +67,10 @@ class Problems:
                 quoted = [word.strip('"') for word in words[1:2]]
                 self.add((*at, *first, *quoted), self.name((*at, *first)) + text.removeprefix(words[0]))
                 continue
-            written = [word for word in words if word in names and (*at, word) in self.places]
+            named = [(*at, word) for word in words if word in names]
+            written = [keys for keys in named if any(place in self.places for place in _origins(keys))]
             prefix = self.name(at)
-            self.add((*at, *written[:1]), f"{prefix}: {text}" if prefix else text)
+            self.add(written[0] if written else at, f"{prefix}: {text}" if prefix else text)
 
     def name(self, at: Keys) -> str:
         """Return what a value is called: without its adapter, if its place says which one that is."""

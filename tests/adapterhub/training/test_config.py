@@ -156,6 +156,10 @@ def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
         ),
         (GOOD.replace("[defaults]", '[defaults]\npreset = "stile"'), "styles.toml:5: preset must be one of"),
         (GOOD.replace("[defaults]", "[[defaults]]"), "styles.toml:4: defaults must be a table"),
+        (
+            GOOD.replace("[defaults]", "[defaults]\nobjective.zero_terminal_snr = true"),
+            "styles.toml:5: objective: the weights of min_snr divide",
+        ),
         (GOOD + "[[defaults.data]]", "styles.toml:21: defaults.data must be one table"),
         (GOOD.replace("me/ink", "me/ink@3"), 'styles.toml:9: name must be namespace/name, not "me/ink@3"'),
         (GOOD.replace("rank = 4", "rank = 4.0"), "styles.toml:15: network.rank must be a whole number"),
@@ -186,6 +190,23 @@ def test_without_lines_problems_name_their_adapter_by_its_number() -> None:
     assert caught.value.problems == [
         'it: unknown key "adapters.1.data.1.pryor"; did you mean "adapters.1.data.1.prior"?',
         "it: adapters.1.network.rank must be at least 1, not 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rank", "network.rank"),
+        ("learning_rate", "optimizer.learning_rate"),
+        ("min_snr_gamma", "objective.gamma"),
+        ("validation_prompts", "validation.prompts"),
+        ("batchsize", "batch_size"),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_nearest_known_one(tmp_path: Path, old: str, new: str) -> None:
+    text = GOOD.replace('data = "pictures"', f'data = "pictures"\n{old} = 1')
+    assert problems_of(write(tmp_path, text)) == [
+        f'styles.toml:11: unknown key "{old}"; did you mean "{new}"?'
     ]
 
 
