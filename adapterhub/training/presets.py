@@ -2,8 +2,8 @@
 
 - `style`
     - rank 32, as kohya's guide for SDXL has it: a style changes every layer a little.
-    - noise_offset 0.0357, with which SDXL itself was trained: a style may be darker or lighter than what is
-      learnt from plain noise.
+    - noise_offset 0.0357, as kohya's guide has it of SDXL's base: a style may be darker or lighter than
+      what is learnt from plain noise.
     - flip: a style has no left and right, and flipping makes two pictures of one.
 - `character`
     - rank 8, as diffusers' advanced script for subjects has it: what identifies one subject needs less, and
