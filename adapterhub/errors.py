@@ -38,6 +38,7 @@ AdapterHubError
 ├── CaptionError             a file of captions cannot be read
 ├── CheckpointError          a checkpoint is missing, damaged, or of another run
 ├── TrainingError            training went wrong
+├── TrainingStoppedError     a training was asked to stop, and can go on
 ├── QuickstartError          the quickstart's directory cannot be used
 ├── FormatError              a file format cannot hold what an adapter has
 ├── ExportBlockedError       files are in the way of an export
@@ -550,7 +551,10 @@ class ConfigError(AdapterHubError):
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.source = source
         self.problems = list(problems)
-        super().__init__(f"{source} is not a valid training config: {'; '.join(self.problems)}")
+        shown = (
+            self.problems[0] if len(self.problems) == 1 else "".join(f"\n  {text}" for text in self.problems)
+        )
+        super().__init__(f"{source} is not valid:{'' if len(self.problems) > 1 else ' '}{shown}")
 
 
 class DatasetError(AdapterHubError):
@@ -609,6 +613,16 @@ class TrainingError(AdapterHubError):
         self.step = step
         self.reason = reason
         super().__init__(f"training {name} failed at step {step}: {reason}")
+
+
+class TrainingStoppedError(AdapterHubError):
+    """A training was asked to stop; everything that is done is kept."""
+
+    code = "training-stopped"
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        super().__init__(f"the run {run} was stopped; go on with --resume {run}, or with --resume latest")
 
 
 class QuickstartError(AdapterHubError):

@@ -84,6 +84,20 @@ class Base:
         file = self.config / "card.json"
         return json.loads(file.read_text()) if file.exists() else {}
 
+    @property
+    def resolution(self) -> int:
+        """Width and height in pixels that it was trained for."""
+        return int(self.settings("unet")["sample_size"]) * self._vae_factor
+
+    @property
+    def size_multiple(self) -> int:
+        """Of what sides in pixels are a multiple that the UNet's coarsest level can have: 32 for SDXL."""
+        return self._vae_factor * 2 ** (len(self.settings("unet")["down_block_types"]) - 1)
+
+    @property
+    def _vae_factor(self) -> int:
+        return 2 ** (len(self.settings("vae")["block_out_channels"]) - 1)
+
     def settings(self, component: str) -> dict[str, Any]:
         """Return the config of a component."""
         return json.loads((self.config / component / "config.json").read_text())

@@ -13,7 +13,8 @@ from adapterhub.errors import QuickstartError
 from adapterhub.runtime.engine import Runtime
 from adapterhub.sheet import contact_sheet
 from adapterhub.training.config import TrainConfig
-from adapterhub.training.train import Progress, train
+from adapterhub.training.run import Progress
+from adapterhub.training.train import train
 from adapterhub_registry.files import make_directory, write_atomically
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.record import png_with_record

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, and only ever of the run that asks for them."""
+"""Checkpoints of a run: whole or not there, and only ever of the run that asks for them."""
 
 import hashlib
 import json
@@ -6,19 +6,58 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load
 from torch import Tensor
-from torch.optim import Optimizer
 
 from adapterhub.errors import CheckpointError, OutputError
 from adapterhub.formats.container import safetensors_bytes
+from adapterhub.training.executor import Executor, Training
 
-TENSORS, STATE = "state.safetensors", "state.json"
+STATE = "state.json"
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class AdapterState:
+    """One adapter in training, between two passes.
+
+    Attributes:
+        name: Which.
+        slot: Its place in the network.
+        passes: Done.
+        waited: Passes of others since its last one.
+        losses: Of each step.
+        loss_sum: Of the passes of a step that is not done.
+        tensors: Factors, gradients of a step that is not done, and the optimizer's state.
+    """
+
+    name: str
+    slot: int
+    passes: int
+    waited: int
+    losses: Sequence[float]
+    loss_sum: float
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of an adapter.
+
+    Attributes:
+        step: Its last one.
+        error: Why it was frozen; empty if it was trained.
+        version: The version that it became; 0 for none.
+    """
+
+    step: int
+    error: str = ""
+    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -26,54 +65,115 @@ class Checkpoint:
     """What a run goes on from.
 
     Attributes:
-        step: Steps that were done.
-        tensors: Factors, and AdamW's moments.
-        losses: The loss of each step that was done.
+        passes: Of the run, done.
+        active: Who is in training.
+        ended: Who is trained, or frozen.
         threads: CPU threads of the run.
     """
 
-    step: int
-    tensors: Mapping[str, Tensor]
-    losses: Sequence[float]
+    passes: int
+    active: Sequence[AdapterState]
+    ended: Mapping[str, Ended]
     threads: int
 
 
-def save_checkpoint(run: Path, checkpoint: Checkpoint, *, identity: Mapping[str, str]) -> Path:
-    """Write `run/step-00000100/`: to a draft beside it, flushed, named last. Older ones are removed.
+def state_of(training: Training) -> AdapterState:
+    """Return copies of everything that decides how an adapter's training goes on."""
+    tensors: dict[str, Tensor] = {}
+    is_within_step = training.passes % training.trainee.accumulation != 0
+    for number, parameter in enumerate(training.parameters):
+        tensors[f"factor.{number}"] = parameter.detach()
+        if is_within_step and parameter.grad is not None:
+            tensors[f"gradient.{number}"] = parameter.grad
+        for key, value in training.optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
+    return AdapterState(
+        name=training.trainee.name,
+        slot=training.slot,
+        passes=training.passes,
+        waited=training.waited,
+        losses=list(training.losses),
+        loss_sum=training.loss_sum,
+        tensors={name: value.detach().cpu().clone() for name, value in tensors.items()},
+    )
+
+
+def restore(executor: Executor, state: AdapterState) -> None:
+    """Put an adapter into its slot, as it was."""
+    training = executor.resume(state.name, state.slot)
+    training.passes, training.waited = state.passes, state.waited
+    training.losses, training.loss_sum = list(state.losses), state.loss_sum
+    with torch.no_grad():
+        for number, parameter in enumerate(training.parameters):
+            parameter.copy_(state.tensors[f"factor.{number}"])
+            if parameter.grad is not None and f"gradient.{number}" in state.tensors:
+                parameter.grad.copy_(state.tensors[f"gradient.{number}"])
+            prefix = f"optimizer.{number}."
+            kept = {
+                name.removeprefix(prefix): value
+                for name, value in state.tensors.items()
+                if name.startswith(prefix)
+            }
+            if kept:
+                training.optimizer.state[parameter] = {
+                    key: value.to(parameter.device) if value.dim() or key == "step" else value.item()
+                    for key, value in kept.items()
+                }
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint, *, identity: Mapping[str, str], keep: int = 1) -> Path:
+    """Write `run/pass-00000100/`: to a draft beside it, flushed, named last. All but the last ones go.
 
     Args:
         run: Directory of the run.
         checkpoint: What to write.
         identity: Digests of config, data and base; `load_checkpoint` refuses others.
+        keep: How many stay.
 
     Raises:
         OutputError: The disk is full or cannot be written; older checkpoints are unchanged.
     """
-    target = run / f"step-{checkpoint.step:08d}"
+    target = run / f"pass-{checkpoint.passes:08d}"
     draft = run / f".{target.name}.{uuid.uuid4().hex}"
-    data = safetensors_bytes(checkpoint.tensors, {})
+    files = {
+        f"adapter-{number}.safetensors": safetensors_bytes(one.tensors, {})
+        for number, one in enumerate(checkpoint.active)
+    }
     state = {
-        "format": 1,
-        "step": checkpoint.step,
-        "losses": list(checkpoint.losses),
+        "format": FORMAT,
+        "passes": checkpoint.passes,
+        "active": [
+            {
+                "name": one.name,
+                "slot": one.slot,
+                "passes": one.passes,
+                "waited": one.waited,
+                "losses": list(one.losses),
+                "loss_sum": one.loss_sum,
+            }
+            for one in checkpoint.active
+        ],
+        "ended": {name: asdict(one) for name, one in checkpoint.ended.items()},
         "threads": checkpoint.threads,
         "identity": dict(identity),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     try:
         draft.mkdir(parents=True)
-        for name, content in ((TENSORS, data), (STATE, json.dumps(state).encode())):
+        for name, content in {**files, STATE: json.dumps(state).encode()}.items():
             with (draft / name).open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+        _sync(draft)
         if target.exists():
             shutil.rmtree(target)
         os.replace(draft, target)
+        _sync(run)
     except OSError as exc:
         shutil.rmtree(draft, ignore_errors=True)
         raise OutputError(target, exc.strerror or str(exc)) from exc
-    for old in run.glob("step-*"):
+    for old in [*sorted(run.glob("pass-*"))[:-keep], *run.glob(".pass-*")]:
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
     return target
@@ -85,55 +185,42 @@ def load_checkpoint(run: Path, *, identity: Mapping[str, str]) -> Checkpoint:
     Raises:
         CheckpointError: There is none, it is damaged, or config, data or base are others now.
     """
-    found = sorted(run.glob("step-*"))
+    found = sorted(run.glob("pass-*"))
     if not found:
         raise CheckpointError(run, "it holds no checkpoint")
     path = found[-1]
     try:
         state: dict[str, Any] = json.loads((path / STATE).read_text())
-        data = (path / TENSORS).read_bytes()
+        data = {name: (path / name).read_bytes() for name in state["sha256"]}
         recorded = dict(state["identity"])
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+        damaged = [
+            name
+            for name, digest in state["sha256"].items()
+            if hashlib.sha256(data[name]).hexdigest() != digest
+        ]
+        active = [dict(one) for one in state["active"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CheckpointError(path, f"it cannot be read ({exc})") from exc
-    if hashlib.sha256(data).hexdigest() != state["sha256"]:
-        raise CheckpointError(path, "its tensors are damaged: the digest differs from the recorded one")
+    if damaged:
+        raise CheckpointError(path, f"{damaged[0]} is damaged: its digest differs from the recorded one")
     others = [name for name, value in identity.items() if recorded.get(name) != value]
     if others:
         raise CheckpointError(path, f"it was made with another {' and another '.join(others)}")
-    return Checkpoint(state["step"], load(data), state["losses"], state["threads"])
+    return Checkpoint(
+        passes=state["passes"],
+        active=[
+            AdapterState(**one, tensors=load(data[f"adapter-{number}.safetensors"]))
+            for number, one in enumerate(active)
+        ],
+        ended={name: Ended(**one) for name, one in state["ended"].items()},
+        threads=state["threads"],
+    )
 
 
-def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return AdamW's state by the position of each parameter."""
-    tensors: dict[str, Tensor] = {}
-    for index, parameter in enumerate(_parameters(optimizer)):
-        for name, value in optimizer.state[parameter].items():
-            tensors[f"optimizer.{index}.{name}"] = value
-    return tensors
-
-
-def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Set AdamW's state to what `optimizer_tensors` returned."""
-    for index, parameter in enumerate(_parameters(optimizer)):
-        prefix = f"optimizer.{index}."
-        optimizer.state[parameter] = {
-            name.removeprefix(prefix): value.to(parameter.device) if value.dim() else value.clone()
-            for name, value in tensors.items()
-            if name.startswith(prefix)
-        }
-
-
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def factor_tensors(parameters: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return trained parameters by position."""
-    return {f"factor.{index}": parameter for index, parameter in enumerate(parameters)}
-
-
-def restore_factors(parameters: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Set trained parameters to what `factor_tensors` returned."""
-    with torch.no_grad():
-        for index, parameter in enumerate(parameters):
-            parameter.copy_(tensors[f"factor.{index}"])
+def _sync(directory: Path) -> None:
+    """Flush the names in a directory."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

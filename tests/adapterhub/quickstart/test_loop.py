@@ -8,8 +8,9 @@ from PIL import Image
 
 from adapterhub.errors import QuickstartError
 from adapterhub.quickstart.loop import COLUMNS, CONFIG, ROWS, run_quickstart
-from adapterhub.training.config import TrainConfig
-from adapterhub.training.dataset import read_dataset
+from adapterhub.training.config import TrainConfig, ValidationConfig
+from adapterhub.training.dataset import read_dataset, read_sources
+from adapterhub.training.layers import NetworkConfig
 from adapterhub_registry.record import read_record
 from adapterhub_registry.store import Registry
 
@@ -17,7 +18,13 @@ from adapterhub_registry.store import Registry
 def short() -> TrainConfig:
     config = TrainConfig.from_toml(CONFIG)
     adapters = tuple(
-        replace(item, steps=2, batch_size=2, rank=2, validation_prompts=("a star",))
+        replace(
+            item,
+            steps=2,
+            batch_size=2,
+            network=NetworkConfig(rank=2),
+            validation=ValidationConfig(("a star",)),
+        )
         for item in config.adapters
     )
     return replace(config, adapters=adapters)
@@ -68,7 +75,7 @@ def test_the_shipped_config_and_pictures_are_whole_and_small() -> None:
     config = TrainConfig.from_toml(CONFIG)
     captions = set()
     for adapter in config.adapters:
-        dataset = read_dataset(adapter.data)
+        dataset = read_sources(adapter.sources)
         assert all(adapter.trigger_words[0] in item.caption for item in dataset.examples)
         captions |= {item.caption for item in dataset.examples}
     pictures = CONFIG.parent / "pictures"

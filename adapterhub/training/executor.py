@@ -1,0 +1,333 @@
+"""The loop that trains adapters together on one frozen base, each as if it were alone."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from adapterhub.lora.weights import AdapterTensors
+from adapterhub.training.layers import NetworkConfig
+from adapterhub.training.losses import adapter_losses
+from adapterhub.training.objective import ObjectiveTable, Terms
+from adapterhub.training.optimizers import OptimizerConfig, make_optimizer, rate_factor, set_rates
+
+PATIENCE = 4
+"""Passes that an adapter waits at most while others are trained in another shape."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one adapter's pass reads, on the CPU in float32.
+
+    Attributes:
+        mean: Of the posteriors, `(samples, channels, height, width)`, scaled.
+        std: Likewise.
+        states: Prompt states, `(samples, tokens, width)`.
+        pooled: Pooled prompts, `(samples, projection)`.
+        size_ids: SDXL's, `(samples, 6)`.
+        mask: What is learnt, `(samples, 1, height, width)`, or None for all of it.
+        is_prior: Which samples keep a class.
+    """
+
+    mean: Tensor
+    std: Tensor
+    states: Tensor
+    pooled: Tensor
+    size_ids: Tensor
+    mask: Tensor | None = None
+    is_prior: Sequence[bool] = ()
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self.mean.shape[1:]
+        return channels, height, width
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What all rows of one forward have in common."""
+        return (*self.latent_shape, self.states.shape[1])
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """One adapter to train.
+
+    Attributes:
+        name: Part of the key of every random number.
+        seed: Likewise.
+        network: Its layers.
+        optimizer: How they are changed.
+        objective: What is minimised.
+        steps: Optimizer steps.
+        accumulation: Passes a step.
+        rows: Returns what a pass reads; passes count up from 0.
+    """
+
+    name: str
+    seed: int
+    network: NetworkConfig
+    optimizer: OptimizerConfig
+    objective: ObjectiveTable
+    steps: int
+    accumulation: int
+    rows: Callable[[int], Rows]
+
+
+class Network(Protocol):
+    """Trainable layers of several adapters on one base; see `LoraBank`."""
+
+    def place(self, slot: int, config: NetworkConfig, *, seed: int, key: str) -> None:
+        """Put a new adapter into a slot."""
+        ...
+
+    def remove(self, slot: int) -> None:
+        """Free a slot."""
+        ...
+
+    def parameters(self, slot: int) -> dict[tuple[str, str], list[nn.Parameter]]:
+        """Return an adapter's factors, by component and side."""
+        ...
+
+    def share(self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None) -> None:
+        """Say whose samples come next."""
+        ...
+
+    def limit_norms(self, slot: int) -> int:
+        """Scale an adapter's updates down to its `max_norm`."""
+        ...
+
+    def tensors(self, slot: int) -> AdapterTensors:
+        """Return copies of an adapter's factors as an adapter."""
+        ...
+
+
+@dataclass
+class Training:
+    """One adapter that is in training.
+
+    Attributes:
+        trainee: What is trained.
+        slot: Its place in the network.
+        optimizer: Of its factors.
+        parameters: Its factors.
+        passes: Done.
+        waited: Passes of others since its last one.
+        losses: Of each step.
+        error: Why it is frozen; empty while it is trained.
+        loss_sum: Of the passes of the present step.
+    """
+
+    trainee: Trainee
+    slot: int
+    optimizer: Optimizer
+    parameters: list[nn.Parameter]
+    passes: int = 0
+    waited: int = 0
+    losses: list[float] = field(default_factory=list[float])
+    error: str = ""
+    loss_sum: float = 0.0
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.passes // self.trainee.accumulation
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.error) or self.step >= self.trainee.steps
+
+
+@dataclass(frozen=True)
+class Events:
+    """Who is told what; each is called between two passes.
+
+    Attributes:
+        on_step: An adapter has done a step.
+        on_pass: A pass is over, for checkpoints: gets all that are in training.
+        on_end: An adapter is trained, or frozen, and still in its slot.
+        should_stop: Asked after each pass.
+    """
+
+    on_step: Callable[[Training], None]
+    on_pass: Callable[[Sequence[Training]], None]
+    on_end: Callable[[Training], None]
+    should_stop: Callable[[], bool]
+
+
+class Executor:
+    """Trains adapters, several in each forward of the base; a slot that is free takes the next one.
+
+    Args:
+        unet: Frozen; the network's layers must be active on it.
+        network: With as many slots as adapters may be trained at a time.
+        trainees: In their order.
+        slots: Of the network.
+        dtype: In which losses are taken and latents are made noisy: float32, or float64 to compare with.
+    """
+
+    def __init__(
+        self,
+        unet: Any,
+        network: Network,
+        trainees: Sequence[Trainee],
+        *,
+        slots: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._unet = unet
+        self._network = network
+        self._queue = deque(trainees)
+        self._free = list(range(slots))
+        self._dtype = dtype
+        self.active: list[Training] = []
+
+    def place(self, trainee: Trainee, slot: int) -> Training:
+        """Put an adapter into a free slot, at its first step."""
+        self._free.remove(slot)
+        self._network.place(slot, trainee.network, seed=trainee.seed, key=trainee.name)
+        groups = self._network.parameters(slot)
+        optimizer = make_optimizer(trainee.optimizer, groups)
+        training = Training(trainee, slot, optimizer, [one for own in groups.values() for one in own])
+        self.active.append(training)
+        return training
+
+    def resume(self, name: str, slot: int) -> Training:
+        """Put the adapter of that name into a slot, to be set to its checkpoint's state."""
+        return self.place(self.take(name), slot)
+
+    def take(self, name: str) -> Trainee:
+        """Take the adapter of that name out of the line."""
+        trainee = next(trainee for trainee in self._queue if trainee.name == name)
+        self._queue.remove(trainee)
+        return trainee
+
+    def run(self, events: Events) -> bool:
+        """Train until all are trained; return False if `should_stop` ended it before."""
+        while True:
+            while self._queue and self._free:
+                self.place(self._queue.popleft(), self._free[0])
+            if not self.active:
+                return True
+            self._pass(events)
+            for training in [one for one in self.active if one.is_over]:
+                events.on_end(training)
+                self.active.remove(training)
+                self._network.remove(training.slot)
+                self._free = sorted([*self._free, training.slot])
+            events.on_pass(self.active)
+            if events.should_stop():
+                return not (self.active or self._queue)
+
+    def _pass(self, events: Events) -> None:
+        """One forward and backward of those whose next rows have the same shape."""
+        rows = {one.slot: one.trainee.rows(one.passes) for one in self.active}
+        chosen = self._chosen({slot: own.shape for slot, own in rows.items()})
+        for one in self.active:
+            one.waited = 0 if one in chosen else one.waited + 1
+        losses = self._losses(chosen, [rows[one.slot] for one in chosen])
+        shares = torch.tensor([1 / one.trainee.accumulation for one in chosen], dtype=losses.dtype)
+        (losses * shares.to(losses.device)).sum().backward()
+        for one, loss in zip(chosen, losses.detach().tolist(), strict=True):
+            one.passes += 1
+            one.loss_sum += loss / one.trainee.accumulation
+            if one.passes % one.trainee.accumulation == 0:
+                self._step(one)
+                if not one.error:
+                    events.on_step(one)
+
+    def _chosen(self, shapes: Mapping[int, tuple[int, ...]]) -> list[Training]:
+        """Return who is trained now: most of one shape, unless somebody has waited too long."""
+        late = max(self.active, key=lambda one: one.waited)
+        counts = list(shapes.values())
+        wanted = shapes[late.slot] if late.waited >= PATIENCE else max(counts, key=counts.count)
+        return sorted((one for one in self.active if shapes[one.slot] == wanted), key=lambda one: one.slot)
+
+    def _losses(self, chosen: Sequence[Training], rows: Sequence[Rows]) -> Tensor:
+        """Return each adapter's loss, with its graph."""
+        counts = [len(own.mean) for own in rows]
+        draws = [
+            one.trainee.objective.draw(
+                own.latent_shape,
+                seed=one.trainee.seed,
+                name=one.trainee.name,
+                step=one.passes,
+                sample=sample,
+            )
+            for one, own in zip(chosen, rows, strict=True)
+            for sample in range(len(own.mean))
+        ]
+        device, dtype = self._unet.device, self._unet.dtype
+        steps = iter(draw.timestep for draw in draws)
+        terms = Terms.join(
+            [
+                one.trainee.objective.terms(
+                    [next(steps) for _ in own.mean], is_prior=own.is_prior or None, dtype=self._dtype
+                )
+                for one, own in zip(chosen, rows, strict=True)
+            ]
+        ).to(device)
+        posterior = torch.stack([draw.posterior for draw in draws])
+        mean, std = (_joined([getattr(own, name) for own in rows]) for name in ("mean", "std"))
+        latents = (mean.to(self._dtype) + std.to(self._dtype) * posterior.to(self._dtype)).to(device)
+        noise = torch.stack([draw.noise for draw in draws]).to(device, self._dtype)
+        added = torch.stack([draw.added for draw in draws]).to(device, self._dtype)
+        self._network.share([one.slot for one in chosen], counts, [one.passes for one in chosen])
+        predicted = self._unet(
+            terms.noisy(latents, added).to(dtype),
+            terms.timesteps,
+            encoder_hidden_states=_joined([own.states for own in rows]).to(device, dtype),
+            added_cond_kwargs={
+                "text_embeds": _joined([own.pooled for own in rows]).to(device, dtype),
+                # In float32 up to their sinusoids: bfloat16 would make 1368 of 1365.
+                "time_ids": _joined([own.size_ids for own in rows]).to(device, self._dtype),
+            },
+            return_dict=False,
+        )[0]
+        mask = _masks(rows, device)
+        return adapter_losses(terms.losses(predicted, latents, noise, mask), counts)
+
+    def _step(self, one: Training) -> None:
+        """Change an adapter's factors, or freeze it as it was if its loss or gradient is no number."""
+        config, trainee = one.trainee.optimizer, one.trainee
+        gradients = [parameter.grad for parameter in one.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        loss, one.loss_sum = one.loss_sum, 0.0
+        if not (math.isfinite(loss) and math.isfinite(norm.item())):
+            what = (
+                f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm.item()}"
+            )
+            one.error = f"{what}; try a lower learning_rate"
+            one.passes -= trainee.accumulation
+        else:
+            if config.max_grad_norm:
+                torch.nn.utils.clip_grads_with_norm_(one.parameters, config.max_grad_norm, norm)
+            factor = rate_factor(
+                one.step - 1, steps=trainee.steps, warmup=config.warmup, schedule=config.schedule
+            )
+            set_rates(one.optimizer, factor)
+            one.optimizer.step()
+            self._network.limit_norms(one.slot)
+            one.losses.append(loss)
+        for gradient in gradients:
+            gradient.zero_()
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _masks(rows: Sequence[Rows], device: torch.device) -> Tensor | None:
+    """Return all masks; rows without one learn the whole picture."""
+    if all(own.mask is None for own in rows):
+        return None
+    whole = [
+        torch.ones(len(own.mean), 1, *own.mean.shape[2:]) if own.mask is None else own.mask for own in rows
+    ]
+    return _joined(whole).to(device)

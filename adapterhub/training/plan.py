@@ -1,0 +1,166 @@
+"""What a training would do, found without the weights of the base."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from adapterhub.bases.find import Base
+from adapterhub.errors import CheckpointError
+from adapterhub.training.buckets import Buckets
+from adapterhub.training.checkpoint import load_checkpoint
+from adapterhub.training.config import AdapterConfig, TrainConfig, config_document
+from adapterhub.training.dataset import Dataset, read_sources
+from adapterhub.training.rows import Reading, batch_order
+from adapterhub_registry.store import Registry
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """What would be trained.
+
+    Attributes:
+        config: The adapter's settings.
+        dataset: What was read.
+        run: Name of the run's directory below `runs/` in the home.
+        epochs: How often each picture is shown.
+        without_trigger: Captions that hold no trigger word.
+        next_number: The version that it would become.
+        resumes_at: Step of the checkpoint that it would go on from; 0 for a fresh start.
+        group: Number of the group that it is trained in, from 0.
+    """
+
+    config: AdapterConfig
+    dataset: Dataset
+    run: str
+    epochs: float
+    without_trigger: int
+    next_number: int
+    resumes_at: int
+    group: int
+
+    @property
+    def reading(self) -> Reading:
+        """How its data set is read."""
+        config = self.config
+        return Reading(
+            name=config.name.lower(),
+            seed=config.seed,
+            batch_size=config.batch_size,
+            chunks=config.max_chunks,
+            unmasked_weight=config.objective.unmasked_weight,
+        )
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """Adapters that are trained together, and their run.
+
+    Attributes:
+        run: Name of its directory.
+        items: In their order.
+        identity: What a checkpoint must agree on to be gone on from.
+    """
+
+    run: str
+    items: Sequence[AdapterPlan]
+    identity: Mapping[str, str]
+
+
+def make_plan(
+    config: TrainConfig, base: Base, *, registry: Registry, resume: str | None = None
+) -> list[GroupPlan]:
+    """Read and check everything that can be without loading the base.
+
+    Args:
+        config: What to train.
+        base: On what.
+        registry: Where it would be registered.
+        resume: A run's name, or `latest` for each group's own.
+
+    Raises:
+        AdapterHubError: As `read_sources` and `load_checkpoint`.
+    """
+    found = [_read(adapter, base) for adapter in config.adapters]
+    groups = _groups(config)
+    runs = [_run([config.adapters[n] for n in group], [found[n] for n in group], base) for group in groups]
+    names = [name for name, _ in runs]
+    if resume not in (None, "latest", *names):
+        reason = f"with this config, data and base, the run is {' or '.join(names)}"
+        raise CheckpointError(registry.home / "runs" / str(resume), reason)
+    plans: list[GroupPlan] = []
+    for number, (group, (run, identity)) in enumerate(zip(groups, runs, strict=True)):
+        steps: dict[str, int] = {}
+        if resume in ("latest", run):
+            checkpoint = load_checkpoint(registry.home / "runs" / run, identity=identity)
+            accumulation = {config.adapters[n].name.lower(): config.adapters[n].accumulation for n in group}
+            steps = {one.name: one.passes // accumulation[one.name] for one in checkpoint.active}
+            steps |= {
+                adapter.name.lower(): adapter.steps
+                for adapter in (config.adapters[n] for n in group)
+                if adapter.name.lower() in checkpoint.ended
+            }
+        items = [_plan(config.adapters[n], found[n], run, number, steps, registry) for n in group]
+        plans.append(GroupPlan(run, items, identity))
+    return plans
+
+
+def _groups(config: TrainConfig) -> list[list[int]]:
+    """Return which adapters are trained together: all LoRAs, and each of the others alone."""
+    numbers = range(len(config.adapters))
+    if config.group.executor == "sequential":
+        return [[number] for number in numbers]
+    together = [n for n in numbers if config.adapters[n].network.algorithm == "lora"]
+    alone = [[n] for n in numbers if n not in together]
+    return [*([together] if together else []), *alone]
+
+
+def _read(config: AdapterConfig, base: Base) -> Dataset:
+    resolution = config.resolution or base.resolution
+    buckets = (
+        Buckets.scaled(resolution, multiple=base.size_multiple, no_upscale=config.no_upscale)
+        if config.buckets
+        else Buckets.square(resolution)
+    )
+    return read_sources(config.sources, buckets=buckets)
+
+
+def _run(
+    configs: Sequence[AdapterConfig], datasets: Sequence[Dataset], base: Base
+) -> tuple[str, dict[str, str]]:
+    documents = [config_document(config, base_identity=base.identity) for config in configs]
+    identity = {
+        "config": hashlib.sha256(b"".join(documents)).hexdigest(),
+        "data set": hashlib.sha256(b"".join(dataset.manifest() for dataset in datasets)).hexdigest(),
+        "base": base.identity,
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    first = configs[0].name.lower().replace("/", "--")
+    others = f"-and-{len(configs) - 1}" if len(configs) > 1 else ""
+    return f"{first}{others}-{digest[:12]}", identity
+
+
+def _plan(
+    config: AdapterConfig,
+    dataset: Dataset,
+    run: str,
+    group: int,
+    steps: Mapping[str, int],
+    registry: Registry,
+) -> AdapterPlan:
+    numbers = [known.number for known in registry.known_versions(config.name)]
+    lowered = [item.source.rules.plain(item.caption).lower() for item in dataset.examples]
+    triggers = [word.lower() for word in config.trigger_words]
+    plan = AdapterPlan(
+        config=config,
+        dataset=dataset,
+        run=run,
+        epochs=0.0,
+        without_trigger=sum(bool(triggers) and not any(t in c for t in triggers) for c in lowered),
+        next_number=max(numbers, default=0) + 1,
+        resumes_at=steps.get(config.name.lower(), 0),
+        group=group,
+    )
+    passes = batch_order(dataset, plan.reading).batches_per_epoch
+    epochs = config.steps * config.accumulation / passes
+    return AdapterPlan(**{**vars(plan), "epochs": epochs})

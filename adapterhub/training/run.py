@@ -1,0 +1,248 @@
+"""One run: adapters that are trained together, with checkpoints, and registered one by one."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from adapterhub.bases.find import Base
+from adapterhub.errors import TrainingError, TrainingStoppedError
+from adapterhub.formats.diffusers import diffusers_bytes
+from adapterhub.training.bank import LoraBank
+from adapterhub.training.checkpoint import (
+    Checkpoint,
+    Ended,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+    state_of,
+)
+from adapterhub.training.config import TrainConfig, config_document
+from adapterhub.training.environment import environment
+from adapterhub.training.executor import Events, Executor, Network, Trainee, Training
+from adapterhub.training.objective import ObjectiveTable
+from adapterhub.training.plan import AdapterPlan, GroupPlan
+from adapterhub.training.rows import AdapterRows, Encoder
+from adapterhub.training.samples import draw_samples
+from adapterhub.training.stopping import Stop
+from adapterhub_registry.files import make_directory, write_atomically
+from adapterhub_registry.manifest import Version
+from adapterhub_registry.store import Registry
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        name: The adapter.
+        step: Steps done.
+        steps: Steps in all.
+        loss: A running mean.
+        seconds_left: For this adapter.
+    """
+
+    name: str
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What all runs of a training share.
+
+    Attributes:
+        base: What is trained on.
+        config: What is trained.
+        pipeline: Of the base.
+        encoder: Likewise.
+        registry: Where versions go; runs lie in its home.
+    """
+
+    base: Base
+    config: TrainConfig
+    pipeline: "StableDiffusionXLPipeline"
+    encoder: Encoder
+    registry: Registry
+
+
+class Run:
+    """Adapters that are trained together.
+
+    Args:
+        group: Which.
+        site: Where.
+        on_progress: Called after each step of an adapter.
+
+    Attributes:
+        versions: Of those that are trained, by name.
+        failed: Why others are not.
+    """
+
+    def __init__(self, group: GroupPlan, site: Site, on_progress: OnProgress | None) -> None:
+        self._group = group
+        self._site = site
+        self._items = {item.reading.name: item for item in group.items}
+        self._on_progress = on_progress
+        self._directory = site.registry.home / "runs" / group.run
+        self._ended: dict[str, Ended] = {}
+        self._passes = 0
+        self._began: dict[str, tuple[float, int]] = {}
+        self._is_due = False
+        self.versions: dict[str, Version] = {}
+        self.failed: list[TrainingError] = []
+
+    def train(self, stop: Stop, *, is_resumed: bool) -> None:
+        """Train all adapters of the group.
+
+        Raises:
+            TrainingStoppedError: It was asked to stop; a checkpoint is there.
+        """
+        site = self._site
+        make_directory(self._directory)
+        found = load_checkpoint(self._directory, identity=self._group.identity) if is_resumed else None
+        trainees = [self._trainee(item) for item in self._items.values()]
+        slots = min(len(trainees), site.config.group.max_adapters)
+        network = self._network(slots)
+        executor = Executor(site.pipeline.unet, network, trainees, slots=slots)
+        if found is not None:
+            self._restore(executor, found)
+        events = Events(
+            on_step=self._after_step,
+            on_pass=self._after_pass,
+            on_end=lambda training: self._end(training, network),
+            should_stop=lambda: stop.is_asked,
+        )
+        with network:
+            is_done = executor.run(events)
+        if not is_done:
+            self._save(executor.active)
+            raise TrainingStoppedError(self._group.run)
+
+    def _trainee(self, item: AdapterPlan) -> Trainee:
+        config = item.config
+        rows = AdapterRows(item.dataset, item.reading, self._site.encoder)
+        for _ in rows.encode_all(config.steps * config.accumulation):
+            pass
+        alphas: Any = self._site.pipeline.scheduler.alphas_cumprod
+        return Trainee(
+            name=item.reading.name,
+            seed=config.seed,
+            network=config.network,
+            optimizer=config.optimizer,
+            objective=ObjectiveTable(config.objective, alphas),
+            steps=config.steps,
+            accumulation=config.accumulation,
+            rows=rows,
+        )
+
+    def _network(self, slots: int) -> Any:
+        unet = self._site.pipeline.unet
+        configs = [item.config.network for item in self._items.values()]
+        return LoraBank({"unet": unet}, configs, slots=slots, device=unet.device)
+
+    def _restore(self, executor: Executor, found: Checkpoint) -> None:
+        torch.set_num_threads(found.threads)
+        self._passes = found.passes
+        for name, ended in found.ended.items():
+            executor.take(name)
+            self._ended[name] = ended
+            config = self._items[name].config
+            if ended.error:
+                self.failed.append(TrainingError(config.name, ended.step, ended.error))
+            else:
+                reference = f"{config.name}@{ended.version}"
+                self.versions[config.name] = self._site.registry.resolve(reference)
+        for state in found.active:
+            restore(executor, state)
+
+    def _after_step(self, training: Training) -> None:
+        item = self._items[training.trainee.name]
+        config, step = item.config, training.step
+        if config.save_every and step % config.save_every == 0 and step < config.steps:
+            self._is_due = True
+        if self._on_progress is not None:
+            began, at = self._began.setdefault(config.name, (time.monotonic(), step - 1))
+            rate = (time.monotonic() - began) / max(step - at, 1)
+            recent = training.losses[-50:]
+            left = rate * (config.steps - step)
+            self._on_progress(Progress(config.name, step, config.steps, sum(recent) / len(recent), left))
+
+    def _after_pass(self, active: Sequence[Training]) -> None:
+        self._passes += 1
+        if self._is_due:
+            self._save(active)
+            self._is_due = False
+
+    def _save(self, active: Sequence[Training]) -> None:
+        checkpoint = Checkpoint(
+            self._passes, [state_of(one) for one in active], self._ended, torch.get_num_threads()
+        )
+        keep = self._site.config.group.keep_checkpoints
+        save_checkpoint(self._directory, checkpoint, identity=self._group.identity, keep=keep)
+
+    def _end(self, training: Training, network: Network) -> None:
+        """Register an adapter that is trained; one that was frozen is kept as a file of the run."""
+        item = self._items[training.trainee.name]
+        config = item.config
+        stem = config.name.lower().replace("/", "--")
+        path = self._directory / f"{stem}.safetensors"
+        write_atomically(path, diffusers_bytes(network.tensors(training.slot)))
+        if training.error:
+            self.failed.append(TrainingError(config.name, training.step + 1, training.error))
+            self._ended[training.trainee.name] = Ended(training.step, training.error)
+            return
+        network.share([training.slot], [1])
+        previews = draw_samples(
+            self._site.pipeline,
+            config.validation.prompts,
+            seed=config.validation.seed,
+            folder=self._directory,
+            stem=stem,
+            base=self._site.base.name,
+        )
+        last = training.losses[-max(len(training.losses) // 10, 1) :]
+        report = {
+            "steps": len(training.losses),
+            "final_loss": round(sum(last) / len(last), 6),
+            "losses": [round(value, 6) for value in training.losses],
+            "group": [other.config.name for other in self._group.items],
+            "environment": environment(),
+        }
+        documents = {
+            "config.json": config_document(config, base_identity=self._site.base.identity),
+            "data.json": item.dataset.manifest(),
+            "run.json": (json.dumps(report, sort_keys=True, indent=1) + "\n").encode(),
+        }
+        lineage = {"operation": "trained"}
+        for name, content in documents.items():
+            lineage[name.removesuffix(".json")] = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        version = self._site.registry.add(
+            path,
+            name=config.name,
+            base=self._site.base.name,
+            trigger_words=config.trigger_words,
+            licence=config.licence,
+            lineage=lineage,
+            documents=documents,
+            previews=previews,
+            message=f"trained for {config.steps} steps on {len(item.dataset.examples)} pictures",
+            title=config.title or None,
+            description=config.description or None,
+            kind=config.kind,
+            tags=config.tags or None,
+        )
+        self.versions[config.name] = version
+        self._ended[training.trainee.name] = Ended(training.step, version=version.number)
