@@ -271,7 +271,7 @@ def with_terms(plan: Plan, added: Composition) -> Plan:
         SettingError: The plan is none to which adapters could be added.
     """
     if not isinstance(plan, Composition):
-        rule = "adapters named in a prompt are added to a plain composition alone"
+        rule = "a prompt adds adapters to a plain composition alone; name them there, or use no tags"
         raise SettingError("what is composed", type(plan).__name__, rule)
     return Composition((*plan.terms, *added.terms))
 

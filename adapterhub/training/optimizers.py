@@ -12,6 +12,8 @@ from adapterhub.errors import ConfigError, MissingExtraError
 
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
 SCHEDULES = ("cosine", "constant", "linear")
+LEAST_FACTOR = 0.1
+"""Below this a Prodigy's `learning_rate` was meant for another optimizer."""
 EXTRAS = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 
 
@@ -64,6 +66,10 @@ class OptimizerConfig:
         ):
             given = list(self.text_learning_rate)
             problems.append(f"text_learning_rate must be two numbers that are not negative, not {given}")
+        if self.name == "prodigy" and self.learning_rate < LEAST_FACTOR:
+            problems.append(
+                f"learning_rate multiplies the rate that Prodigy finds: say 1.0, not {self.learning_rate}"
+            )
         if not 0 <= self.warmup <= 1:
             problems.append(f"warmup must be from 0 to 1, not {self.warmup}")
         if problems:

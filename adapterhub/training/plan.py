@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adapterhub.bases.find import Base
+from adapterhub.bases.load import choose_device
 from adapterhub.errors import CheckpointError
 from adapterhub.training.buckets import Buckets
 from adapterhub.training.checkpoint import load_checkpoint
-from adapterhub.training.config import AdapterConfig, TrainConfig, config_document
+from adapterhub.training.config import AdapterConfig, BaseConfig, TrainConfig, config_document
 from adapterhub.training.dataset import Dataset, read_sources
 from adapterhub.training.rows import Reading, batch_order
 from adapterhub_registry.store import Registry
@@ -88,9 +89,11 @@ def make_plan(
     if resume not in (None, "latest", *names):
         reason = f"with this config, data and base, the run is {' or '.join(names)}"
         raise CheckpointError(registry.home / "runs" / str(resume), reason)
+    device, dtype = placement(config.base)
     plans: list[GroupPlan] = []
     for number, (group, (run, identity)) in enumerate(zip(groups, runs, strict=True)):
         steps: dict[str, int] = {}
+        identity |= {"device": device, "dtype": dtype}  # the run's name is the same on all of them
         if resume in ("latest", run):
             checkpoint = load_checkpoint(registry.home / "runs" / run, identity=identity)
             accumulation = {config.adapters[n].name.lower(): config.adapters[n].accumulation for n in group}
@@ -103,6 +106,16 @@ def make_plan(
         items = [_plan(config.adapters[n], found[n], run, number, steps, registry) for n in group]
         plans.append(GroupPlan(run, items, identity))
     return plans
+
+
+def placement(config: BaseConfig) -> tuple[str, str]:
+    """Return device and dtype of the base: bfloat16 on a device that is not the CPU.
+
+    Raises:
+        DeviceError: One of them is not there.
+    """
+    device, dtype = choose_device(config.device or None, config.dtype or None)
+    return device, dtype if config.dtype or device == "cpu" else "bfloat16"
 
 
 def _groups(config: TrainConfig) -> list[list[int]]:

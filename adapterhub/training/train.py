@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.bases.find import Base, find_base
-from adapterhub.bases.load import choose_device, load_pipeline
+from adapterhub.bases.load import load_pipeline
 from adapterhub.errors import TrainingError
 from adapterhub.training.cache import EncodingCache
 from adapterhub.training.config import BaseConfig, TrainConfig
-from adapterhub.training.plan import AdapterPlan, make_plan
+from adapterhub.training.plan import AdapterPlan, make_plan, placement
 from adapterhub.training.rows import Encoder
 from adapterhub.training.run import OnProgress, Run, Site
 from adapterhub.training.stopping import Stop
@@ -89,9 +89,7 @@ def train(
 
 
 def _load(base: Base, config: BaseConfig) -> "StableDiffusionXLPipeline":
-    device, dtype = choose_device(config.device or None, config.dtype or None)
-    if not config.dtype and device != "cpu":
-        dtype = "bfloat16"
+    device, dtype = placement(config)
     pipeline = load_pipeline(base, device=device, dtype=dtype)
     blocks = [part for part in pipeline.unet.modules() if hasattr(part, "gradient_checkpointing")]
     if config.gradient_checkpointing:

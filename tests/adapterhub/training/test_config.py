@@ -362,3 +362,9 @@ def test_the_page_shows_every_key_at_its_default() -> None:
     assert sorted(keys_in(tomllib.loads(shown))) == sorted(keys_of(TrainConfig))
     expected = AdapterConfig("me/ink", (DataConfig(Path("/data/pictures/ink")),))
     assert read(text) == TrainConfig(BaseConfig("mini"), (expected,))
+
+
+def test_a_rate_of_another_optimizer_is_no_factor_for_prodigy() -> None:
+    with pytest.raises(ConfigError, match=r"say 1\.0, not 0\.0001"):
+        OptimizerConfig(name="prodigy")
+    assert OptimizerConfig(name="prodigy", learning_rate=1.0).rate("unet", "down") == 1.0

@@ -205,6 +205,9 @@ def test_a_checkpoint_of_another_config_or_a_damaged_one_is_refused(pictures: Pi
         plan(config(folder, seed=9), registry=registry, resume=item.run)
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         plan(config(folder, seed=9), registry=registry, resume="latest")
+    coarser = replace(config(folder), base=BaseConfig("mini", device="cpu", dtype="bfloat16"))
+    with pytest.raises(CheckpointError, match="another dtype"):
+        plan(coarser, registry=registry, resume="latest")
     (path,) = (home / "runs" / item.run).glob("pass-*/adapter-0.safetensors")
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
