@@ -1,8 +1,4 @@
-"""The clients that people have, in processes of their own, with only HF_ENDPOINT and HF_TOKEN set.
-
-HF_HUB_DISABLE_XET is set beside them: since 1.20 the client sends large files by Xet alone where `hf_xet` is
-installed, and this server takes them by Git LFS.
-"""
+"""The clients that people have, in processes of their own, with only HF_ENDPOINT and HF_TOKEN set."""
 
 import hashlib
 import json
@@ -55,7 +51,7 @@ def run(served: Served, *words: object, by: str = "alice", cwd: Path) -> str:
     """Run a program as a user would, and return what it prints."""
     kept = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
-    environment |= {"HF_ENDPOINT": served.url, "HF_HOME": str(cwd / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_ENDPOINT": served.url, "HF_HOME": str(cwd / "hf")}
     environment |= {"HF_TOKEN": served.tokens[by]} if by else {}
     done = subprocess.run(
         [str(word) for word in words], capture_output=True, text=True, check=False, env=environment, cwd=cwd
