@@ -19,8 +19,8 @@ class Rule:
 
     Attributes:
         role: `public`: anybody; `signed`: who has an address that the server signed; `granted`: who has a
-            grant that it signed, in place of a token; `user`: who has a token; `reader`, `writer`, `owner`: who
-            has that role, or a higher one, where `where` says.
+            grant that it signed, in place of a token; `user`: who has a token; `reader`, `writer`, `owner`:
+            who has that role, or a higher one, where `where` says.
         where: `address`: of the adapter in the address; `body`: of the one in the body; `namespace`: in the
             namespace that the body names; empty for roles that need none.
     """
