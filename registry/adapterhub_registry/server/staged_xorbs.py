@@ -1,12 +1,12 @@
 """Xorbs between their arrival and the files that are made of them, and what is known of them for half a day.
 
-    xet/USER/GENERATION/XORB.raw      its bytes, unpacked, until all of them are in blobs
-    xet/USER/GENERATION/XORB.json     the sizes of its chunks, and where they lie
-    xet/USER/GENERATION/blobs         the blobs that they lie in, one a line
+    xet/NAMESPACE/USER/GENERATION/XORB.raw      its bytes, unpacked, until all of them are in blobs
+    xet/NAMESPACE/USER/GENERATION/XORB.json     the sizes of its chunks, and where they lie
+    xet/NAMESPACE/USER/GENERATION/blobs         the blobs that they lie in, one a line
 
 Clients remember for weeks which xorbs an address took, and send them to it no more. So the generation is a
-part of the address, and clients forget when there is another. Each user has generations of their own: what
-others sent cannot be referred to, and who sends other bytes than the name says harms nobody else.
+part of the address, and clients forget when there is another. Each user has generations of their own in each
+namespace: what others sent cannot be referred to, and who sends other bytes than the name says harms nobody else.
 """
 
 import json
@@ -84,18 +84,19 @@ class Placed:
 
 
 class StagedXorbs:
-    """The xorbs of one user in one generation; an object serves one request.
+    """The xorbs that one user sent for one namespace, in one generation; an object serves one request.
 
     Args:
         home: Of the registry.
         blobs: Likewise.
+        namespace: Of the adapter that they are for.
         user: Who sends.
         generation: As the address says it; it was signed.
     """
 
-    def __init__(self, home: Path, blobs: DirectoryBlobs, user: str, generation: str) -> None:
+    def __init__(self, home: Path, blobs: DirectoryBlobs, namespace: str, user: str, generation: str) -> None:
         self._home, self._blobs = home, blobs
-        self._folder = home / FOLDER / user / generation
+        self._folder = home / FOLDER / namespace / user / generation
         self._load: Callable[[str], Xorb] = lru_cache(64)(self._read_index)
 
     def has(self, name: str) -> bool:
@@ -123,7 +124,7 @@ class StagedXorbs:
             raise OutputError(staging, exc.strerror or str(exc)) from exc
 
     def raw_bytes(self) -> int:
-        """Return how much of what the user sent is in no blob yet, in all generations.
+        """Return how much of what came for the namespace is in no blob yet.
 
         Raises:
             RefusalError: There are too many xorbs in this one.
@@ -131,7 +132,7 @@ class StagedXorbs:
         if len(list(self._folder.glob("*.json"))) >= MAX_XORBS:
             raise RefusalError(400, f"more than {MAX_XORBS:,} xorbs in half a day; try again tomorrow")
         total = 0
-        for path in self._folder.parent.glob("*/*.raw"):
+        for path in self._folder.parents[1].glob("*/*/*.raw"):
             with suppress(FileNotFoundError):
                 total += path.stat().st_size
         return total
@@ -242,13 +243,13 @@ class XorbReception:
         self._staged.keep(self._name, self._draft, self._reader.sizes)
 
 
-def current_generation(home: Path, blobs: DirectoryBlobs, user: str) -> str:
-    """Return the generation that a user sends xorbs to now; what is too old is removed.
+def current_generation(home: Path, blobs: DirectoryBlobs, namespace: str, user: str) -> str:
+    """Return the generation that a user sends a namespace's xorbs to now; what is too old is removed.
 
     Raises:
         OutputError: The disk is full or cannot be written.
     """
-    folder, moment = home / FOLDER / user, time.time()
+    folder, moment = home / FOLDER / namespace / user, time.time()
     try:
         found = [
             path
@@ -260,7 +261,7 @@ def current_generation(home: Path, blobs: DirectoryBlobs, user: str) -> str:
         os.utime(current)  # it was given out now
     except OSError as exc:
         raise OutputError(folder, exc.strerror or str(exc)) from exc
-    for path in (home / FOLDER).glob("*/*"):
+    for path in (home / FOLDER).glob("*/*/*"):
         with suppress(OSError):
             age = moment - path.stat().st_mtime
             if path != current and age > (LEFT_S if path.parent == folder else SWEPT_S):

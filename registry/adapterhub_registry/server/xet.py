@@ -39,9 +39,10 @@ HEARTBEAT_S = 10
 def write_token(call: Call) -> Response:
     """Say where to send large files, and grant it for an hour."""
     refuse_pull_requests(call)
-    generation = current_generation(call.registry.home, call.registry.blobs, call.caller.name)
+    namespace, user = call.hosted.namespace, call.caller.name
+    generation = current_generation(call.registry.home, call.registry.blobs, namespace, user)
     path = granted_path(generation)
-    signed = call.site.signer.sign(path, user=call.caller.name, adapter=call.hosted.adapter)
+    signed = call.site.signer.sign(path, user=user, adapter=call.hosted.adapter)
     grant = signed.removeprefix(f"{path}?")
     address, expires = call.origin + path, int(dict(parse_qsl(grant))["expires"])
     headers = {
@@ -156,7 +157,8 @@ def _places(file: ShardFile) -> Iterator[Placed]:
 
 
 def _staged(call: Call) -> StagedXorbs:
-    return StagedXorbs(call.registry.home, call.registry.blobs, call.caller.name, call.part("generation"))
+    registry, generation = call.registry, call.part("generation")
+    return StagedXorbs(registry.home, registry.blobs, call.hosted.namespace, call.caller.name, generation)
 
 
 def _check_disk(call: Call, size: int) -> None:
