@@ -6,7 +6,7 @@
 
 Clients remember for weeks which xorbs an address took, and send them to it no more. So the generation is a
 part of the address, and clients forget when there is another. Each user has generations of their own in each
-namespace: what others sent cannot be referred to, and who sends other bytes than the name says harms nobody else.
+namespace: what others sent cannot be referred to, and other bytes than the name says harm nobody else.
 """
 
 import json
@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from io import RawIOBase
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
@@ -147,8 +148,21 @@ class StagedXorbs:
         xorb = self._load(term.xorb)
         if term.end > len(xorb.sizes) or sum(xorb.sizes[term.start : term.end]) != term.size:
             raise XetFormatError("shard", f"the chunks {term.start} to {term.end} of {term.xorb} are others")
+        if xorb.is_raw:
+            try:
+                raw = self._raw(term.xorb).open("rb", buffering=0)
+            except FileNotFoundError:  # another push of the same user settled it meanwhile
+                xorb = self._read_index(term.xorb)
+            else:
+                with raw:
+                    yield from _bytes(raw, sum(xorb.sizes[: term.start]), term.size)
+                return
         for blob, offset, length in xorb.extents(term.start, term.end):
-            yield from self._bytes(self._blobs.path(blob) if blob else self._raw(term.xorb), offset, length)
+            try:
+                with self._blobs.path(blob).open("rb", buffering=0) as file:
+                    yield from _bytes(file, offset, length)
+            except FileNotFoundError as exc:
+                raise XorbMissingError(term.xorb) from exc
 
     def settle(self, placed: Iterable[Placed]) -> None:
         """Forget the bytes of xorbs that are in blobs now, all of them.
@@ -181,16 +195,6 @@ class StagedXorbs:
         except OSError as exc:
             raise OutputError(self._folder, exc.strerror or str(exc)) from exc
         self._write_index(name, Xorb(tuple(sizes), (Run(0, "", 0),)))
-
-    def _bytes(self, path: Path, offset: int, length: int) -> Iterator[bytes]:
-        try:
-            with path.open("rb", buffering=0) as file:
-                file.seek(offset)
-                while length and (piece := file.read(min(length, CHUNK_BYTES))):
-                    length -= len(piece)
-                    yield piece
-        except FileNotFoundError as exc:
-            raise XorbMissingError(path.stem) from exc
 
     def _read_index(self, name: str) -> Xorb:
         try:
@@ -278,10 +282,21 @@ def _born(path: Path) -> float:
 
 def _is_usable(path: Path, blobs: DirectoryBlobs, moment: float) -> bool:
     """Say whether what clients remember of a generation is so, and nothing is left of broken pushes."""
-    if (path / RETIRED).exists() or any(raw.stat().st_mtime < moment - LEFT_S for raw in path.glob("*.raw")):
+    if (path / RETIRED).exists():
         return False
+    for raw in path.glob("*.raw"):
+        with suppress(FileNotFoundError):  # it was settled meanwhile
+            if raw.stat().st_mtime < moment - LEFT_S:
+                return False
     listed = path / BLOBS
     return not listed.exists() or all(blobs.has(sha256) for sha256 in set(listed.read_text().split()))
+
+
+def _bytes(file: RawIOBase, offset: int, length: int) -> Iterator[bytes]:
+    file.seek(offset)
+    while length and (piece := file.read(min(length, CHUNK_BYTES))):
+        length -= len(piece)
+        yield piece
 
 
 def _cover(sizes: tuple[int, ...], items: list[Placed]) -> tuple[Run, ...] | None:
