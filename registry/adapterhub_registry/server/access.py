@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from starlette.requests import Request
 
 from adapterhub_registry.database import Read
 from adapterhub_registry.server.errors import RefusalError
 from adapterhub_registry.server.people import ROLES, People
+from adapterhub_registry.server.signing import Signer
 from adapterhub_registry.server.tokens import Tokens
 
 
@@ -17,8 +18,9 @@ class Rule:
     """Who may use a route.
 
     Attributes:
-        role: `public`: anybody; `signed`: who has an address that the server signed; `user`: who has a token;
-            `reader`, `writer`, `owner`: who has that role, or a higher one, where `where` says.
+        role: `public`: anybody; `signed`: who has an address that the server signed; `granted`: who has a
+            grant that it signed, in place of a token; `user`: who has a token; `reader`, `writer`, `owner`:
+            who has that role, or a higher one, where `where` says.
         where: `address`: of the adapter in the address; `body`: of the one in the body; `namespace`: in the
             namespace that the body names; empty for roles that need none.
     """
@@ -29,6 +31,7 @@ class Rule:
 
 PUBLIC = Rule("public")
 SIGNED = Rule("signed")
+GRANTED = Rule("granted")
 READER = Rule("reader", "address")
 WRITER = Rule("writer", "address")
 OWNER = Rule("owner", "address")
@@ -108,6 +111,38 @@ def read_caller(request: Request, tokens: Tokens, people: People) -> Caller:
             headers={"WWW-Authenticate": "Bearer"},
         )
     return Caller(token.user, token.scope, token.label, people.roles(token.user))
+
+
+def granted_path(generation: str) -> str:
+    """Return what an address begins with for which there are grants."""
+    return f"/xet/{generation}"
+
+
+def read_grant(request: Request, signer: Signer) -> Mapping[str, str]:
+    """Return what was granted to who sends a request.
+
+    Raises:
+        RefusalError: Nothing, or not here, or it is over.
+    """
+    kind, _, text = request.headers.get("authorization", "").partition(" ")
+    values = dict(parse_qsl(text))
+    path = granted_path(request.path_params["generation"])
+    if kind.lower() != "bearer" or not signer.is_signed(path, values):
+        raise RefusalError(401, "this needs a grant of this server, which holds for an hour; ask for another")
+    return values
+
+
+def find_writable(read: Read, people: People, user: str, name: str) -> tuple[Caller, Hosted]:
+    """Return a user who was a writer when something was signed, and the adapter.
+
+    Raises:
+        RefusalError: There is no such adapter, or the user may not write to it any more.
+    """
+    caller = Caller(user, "write", "", people.roles(user))
+    adapter = find_hosted(read, caller, name)
+    if caller.role_in(adapter.namespace) not in ("writer", "owner"):
+        raise RefusalError(403, "it was signed for somebody who may not write here any more")
+    return caller, adapter
 
 
 def find_hosted(read: Read, caller: Caller, name: str, request: Request | None = None) -> Hosted:

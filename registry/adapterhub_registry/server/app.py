@@ -15,7 +15,14 @@ from starlette.routing import Route as StarletteRoute
 
 from adapterhub_registry.errors import AdapterHubError
 from adapterhub_registry.rows import acting_as
-from adapterhub_registry.server.access import Caller, find_hosted, read_caller, require
+from adapterhub_registry.server.access import (
+    Caller,
+    find_hosted,
+    find_writable,
+    read_caller,
+    read_grant,
+    require,
+)
 from adapterhub_registry.server.bodies import read_body
 from adapterhub_registry.server.calls import PART_BYTES, Call, Site, read_json, refuse, to_refusal
 from adapterhub_registry.server.errors import RefusalError
@@ -99,6 +106,12 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
             raise RefusalError(403, "the address is not signed by this server, or its hour is over")
         request.state.caller = request.query_params["user"]
         return Call(site, request, Caller())
+    if rule.role == "granted":
+        granted = read_grant(request, site.signer)
+        request.state.caller = granted["user"]
+        with site.registry.database.snapshot() as read:
+            caller, adapter = find_writable(read, site.people, granted["user"], granted["adapter"])
+        return Call(site, request, caller, adapter)
     call = Call(site, request, read_caller(request, site.tokens, site.people))
     request.state.caller = call.caller.name
     if rule.role != "public" and rule.where != "address" and not call.caller.name:

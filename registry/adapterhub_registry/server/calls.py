@@ -17,6 +17,8 @@ from adapterhub_registry.server.errors import (
     ParentMovedError,
     QuotaError,
     RefusalError,
+    XetFormatError,
+    XorbMissingError,
 )
 from adapterhub_registry.server.metrics import Metrics
 from adapterhub_registry.server.people import People
@@ -44,6 +46,7 @@ STATUSES: Mapping[type[AdapterHubError], tuple[int, str]] = {
         (400, ""),
     ),
     errors.ArchitectureError: (400, ""),
+    **dict.fromkeys((XetFormatError, XorbMissingError), (400, "")),
     errors.BlobMissingError: (503, ""),
     errors.DatabaseError: (503, ""),
     errors.OutputError: (507, ""),

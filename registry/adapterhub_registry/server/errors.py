@@ -6,7 +6,9 @@
     ├── AddressError             the server cannot listen where it should
     ├── BranchNotFoundError      an adapter has no branch of that name
     ├── ParentMovedError         another commit came first
-    └── QuotaError               a namespace would hold more than it may
+    ├── QuotaError               a namespace would hold more than it may
+    ├── XetFormatError           what came by Xet cannot be read
+    └── XorbMissingError         what came by Xet is made of something that is not here any more
 
 `RefusalError` is what an endpoint raises; it ends as a response, and never leaves the server.
 """
@@ -90,6 +92,29 @@ class QuotaError(AdapterHubError):
         super().__init__(
             f"{namespace} may hold {quota:,} bytes and holds {used:,}; there is no room for {size:,} more. "
             "Delete what is not needed, or ask who runs the server"
+        )
+
+
+class XetFormatError(AdapterHubError):
+    """What came by Xet cannot be read, or is larger than it may be; nothing of it was kept."""
+
+    code = "xet-format"
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self.kind = kind
+        self.reason = reason
+        super().__init__(f"the {kind} cannot be read: {reason}")
+
+
+class XorbMissingError(AdapterHubError):
+    """A file that came by Xet is made of a xorb that is not here any more, or never was."""
+
+    code = "xorb-missing"
+
+    def __init__(self, xorb: str) -> None:
+        self.xorb = xorb
+        super().__init__(
+            f"the server has not what the file is made of ({xorb}); push again, and it is all sent"
         )
 
 

@@ -14,9 +14,11 @@ from adapterhub_registry.server import (
     hub_uploads,
     lfs,
     refs,
+    xet,
 )
 from adapterhub_registry.server.access import (
     BODY_OWNER,
+    GRANTED,
     NAMESPACE_WRITER,
     OWNER,
     PUBLIC,
@@ -25,6 +27,7 @@ from adapterhub_registry.server.access import (
     USER,
     WRITER,
     Rule,
+    granted_path,
     not_found,
 )
 from adapterhub_registry.server.calls import Call, answer
@@ -72,6 +75,7 @@ def no_namespace(call: Call) -> Response:
 M = "/api/models/{namespace}/{name}"
 R = "/{namespace}/{name}"
 LFS = "/{namespace}/{name}.git/info/lfs/objects"
+XET = granted_path("{generation}")
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/healthz", PUBLIC, healthz),
@@ -102,6 +106,12 @@ ROUTES: tuple[Route, ...] = (
     Route("PUT", f"{LFS}/{{oid}}", SIGNED, lfs.put_object, STREAM),
     Route("PUT", f"{LFS}/{{oid}}/part", SIGNED, lfs.put_part, STREAM),
     Route("POST", f"{LFS}/{{oid}}/finish", SIGNED, lfs.finish_parts, STREAM),
+    Route("GET", f"{M}/xet-write-token/{{revision}}", WRITER, xet.write_token),
+    Route("GET", f"{XET}/v1/chunks/{{prefix}}/{{hash}}", GRANTED, xet.not_known),
+    Route("POST", f"{XET}/v1/xorb-grants/{{prefix}}/{{hash}}", GRANTED, xet.not_known),
+    Route("POST", f"{XET}/v1/xorbs/{{prefix}}/{{hash}}", GRANTED, xet.put_xorb, STREAM),
+    Route("POST", f"{XET}/v1/shards", GRANTED, xet.put_shard, STREAM),
+    Route("POST", f"{XET}/v2/shards", GRANTED, xet.put_shard_in_lines, STREAM),
     Route("POST", f"{M}/commit/{{revision}}", WRITER, hub_commits.create_commit, STREAM),
     Route("POST", f"{M}/branch/{{branch:path}}", WRITER, refs.create_branch, JSON),
     Route("DELETE", f"{M}/branch/{{branch:path}}", WRITER, refs.delete_branch),

@@ -1,12 +1,11 @@
-"""The clients that people have, in processes of their own, with only HF_ENDPOINT and HF_TOKEN set.
-
-HF_HUB_DISABLE_XET is set beside them: since 1.20 the client sends large files by Xet alone where `hf_xet` is
-installed, and this server takes them by Git LFS.
-"""
+"""The clients that people have, in processes of their own, with only HF_ENDPOINT and HF_TOKEN set."""
 
 import hashlib
 import json
+import math
 import os
+import random
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.registry.conftest import weights_bytes
-from tests.registry.server import hub_program
+from adapterhub_registry.server.xorbs import MAX_CHUNK
+from tests.registry.conftest import MODULE, tensors_file, weights_bytes
+from tests.registry.server import hub_program, xet_program
 from tests.registry.server.conftest import Served, serving
 
 CARD = """---
@@ -55,7 +55,7 @@ def run(served: Served, *words: object, by: str = "alice", cwd: Path) -> str:
     """Run a program as a user would, and return what it prints."""
     kept = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
-    environment |= {"HF_ENDPOINT": served.url, "HF_HOME": str(cwd / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_ENDPOINT": served.url, "HF_HOME": str(cwd / "hf")}
     environment |= {"HF_TOKEN": served.tokens[by]} if by else {}
     done = subprocess.run(
         [str(word) for word in words], capture_output=True, text=True, check=False, env=environment, cwd=cwd
@@ -66,6 +66,9 @@ def run(served: Served, *words: object, by: str = "alice", cwd: Path) -> str:
 
 CLIENTS = [Path(sys.executable), *sorted(Path(os.environ.get("HUB_CLIENTS", "none")).glob("*/bin/python"))]
 """The installed release, and those that `make test-clients` installs."""
+
+
+XET_CLIENTS = [path for path in CLIENTS if not path.parents[1].name.startswith(("0.", "1.19"))]
 
 
 @pytest.mark.parametrize("python", CLIENTS, ids=lambda path: path.parents[1].name)
@@ -95,6 +98,37 @@ def test_a_day_with_huggingface_hub(python: Path, served: Served, folder: Path, 
     assert len(seen["refused"]) == len(seen["missing"]) - 1 == 2
     assert seen["moved"] == [f"{name}-moved", "README.md"]
     assert seen["gone"] == [False, False]
+
+
+def noise(metadata: dict[str, str]) -> bytes:
+    """Weights of a mebibyte and more that no compression makes smaller."""
+    chance, tensors = random.Random(1), dict[str, tuple[str, list[int], bytes]]()
+    for name, shape in ((f"{MODULE}.lora_A.weight", [1100, 160]), (f"{MODULE}.lora_B.weight", [96, 1100])):
+        count = math.prod(shape)
+        data = struct.pack(f"<{count}f", *(chance.random() for _ in range(count)))
+        tensors[name] = ("F32", shape, data)
+    return tensors_file(tensors, metadata)
+
+
+@pytest.mark.parametrize("python", XET_CLIENTS, ids=lambda path: path.parents[1].name)
+def test_a_push_by_xet_sends_only_what_is_new(python: Path, served: Served, tmp_path: Path) -> None:
+    name, files = f"acme/by-xet-{XET_CLIENTS.index(python)}", tmp_path / "files"
+    files.mkdir()
+    first, edited, small = noise({}), noise({"note": "edited"}), weights_bytes(31)
+    for number, content in enumerate((first, edited, edited, small)):
+        (files / str(number)).write_bytes(content)
+    before = set(served.registry.home.glob("xet/*/*/*/*.json"))
+    said = run(served, python, xet_program.__file__, files, name, by="bob", cwd=tmp_path)
+    assert f"expected sha256:{'0' * 64}" in said  # people read what the server says
+    xorbs = set(served.registry.home.glob("xet/*/*/*/*.json")) - before
+    came = sorted(xorbs, key=lambda path: path.stat().st_mtime_ns)
+    sent = [sum(json.loads(path.read_bytes())["sizes"]) for path in came]
+    # The file again that is not changed sends nothing; of the edited one, its first chunk or two.
+    assert (sent[0], sent[2:]) == (len(first), [len(small), 5000])
+    assert 0 < sent[1] <= 2 * MAX_CHUNK
+    assert [version.files[0].sha256 for version in served.registry.versions(name)] == [
+        hashlib.sha256(content).hexdigest() for content in (first, edited, small)
+    ]
 
 
 def test_the_hf_command(served: Served, folder: Path, tmp_path: Path) -> None:

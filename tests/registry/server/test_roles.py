@@ -25,13 +25,16 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/{namespace}/{name}.git/info/lfs/objects/{oid}/part"): b"abc",
     ("POST", "/{namespace}/{name}.git/info/lfs/objects/{oid}/finish"): {"oid": OID},
     ("POST", "/api/models/{namespace}/{name}/commit/{revision}"): HEADER,
+    ("POST", "/xet/{generation}/v1/xorbs/{prefix}/{hash}"): b"xorb",
+    ("POST", "/xet/{generation}/v1/shards"): b"shard",
+    ("POST", "/xet/{generation}/v2/shards"): b"shard",
     ("POST", "/api/models/{namespace}/{name}/branch/{branch:path}"): {},
     ("POST", "/api/models/{namespace}/{name}/tag/{revision}"): {"tag": "prod"},
 }
 
 
 def test_every_route_has_a_rule_that_the_matrix_knows() -> None:
-    roles = {"public", "signed", "user", *NEEDED}
+    roles = {"public", "signed", "granted", "user", *NEEDED}
     assert {route.rule.role for route in ROUTES} <= roles
     for route in ROUTES:
         assert (route.rule.where != "") == (route.rule.role in NEEDED), route
@@ -48,6 +51,9 @@ def send(served: Served, route: Route, adapter: str, mark: str, by: str) -> Answ
         "branch": f"b-{mark}",
         "tag": "none",
         "oid": OID,
+        "generation": "0" * 18,
+        "prefix": "default",
+        "hash": OID,
     }
     path = route.path.replace(":path", "").format(**values)
     body = BODIES.get((route.method, route.path))
@@ -60,8 +66,8 @@ def send(served: Served, route: Route, adapter: str, mark: str, by: str) -> Answ
 def expected(route: Route, by: str, *, is_public: bool) -> int:
     """The status of somebody who may not; 0 for who may. Written down from the rules, not from the code."""
     rule = route.rule
-    if rule.role == "signed":
-        return 403
+    if rule.role in ("signed", "granted"):
+        return 403 if rule.role == "signed" else 401
     if rule.role == "public" or (rule.role == "user" and by):
         return 0
     has = RANKS[by]
