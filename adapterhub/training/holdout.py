@@ -14,8 +14,8 @@ def hold_out(dataset: Dataset, part: float) -> Dataset:
     """Return a data set whose `held_out` has a part of its pictures, and `examples` the others.
 
     What decides is each picture's digest alone: adapters and runs on the same pictures hold out the same
-    ones, so that their losses compare, and a new picture moves at most one other. Copies of a picture go together;
-    pictures that keep a class stay.
+    ones, so that their losses compare, and a new picture moves at most one other. Copies of a picture go
+    together; pictures that keep a class stay.
 
     Args:
         dataset: With nothing held out.
@@ -30,10 +30,7 @@ def hold_out(dataset: Dataset, part: float) -> Dataset:
     found = {item.sha256 for item in dataset.examples} - priors
     count = max(round(part * len(found)), 1)
     if count >= len(found):
-        reason = (
-            f"held_out {part:g} would leave nothing to train on: of {len(found)} different pictures "
-            f"{count} would be held out"
-        )
+        reason = f"held_out {part:g} would hold out {count} of {len(found)} different pictures"
         raise DatasetError(dataset.folder, [reason])
     drawn = sorted(found, key=lambda sha256: (keyed_generator(0, "held-out", sha256).random(), sha256))
     chosen = set(drawn[:count])

@@ -10,12 +10,14 @@ Points: TypeAlias = Sequence[tuple[int, float]]
 WIDTH, HEIGHT = 760, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 40
 TICKS = 5
+MEAN_PART = 10
 
 
 def loss_chart(curve: Points, measured: Points = (), *, best_step: int = 0) -> str:
     """Return `<svg>` with the training loss as a line and the validation loss as a line with dots.
 
-    The classes `grid`, `axis`, `trained`, `measured` and `best` are for the page's style sheet.
+    The classes `grid`, `axis`, `trained raw`, `trained mean`, `measured` and `best` are for the page's style
+    sheet.
 
     Args:
         curve: (step, loss) of the training; no number may be missing.
@@ -53,7 +55,11 @@ def loss_chart(curve: Points, measured: Points = (), *, best_step: int = 0) -> s
         )
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">step</text>')
-    parts += [line("trained", curve), line("measured", measured)]
+    parts += [
+        line("trained raw", curve),
+        line("trained mean", _running_mean(curve)),
+        line("measured", measured),
+    ]
     for step, loss in measured:
         kind = "measured best" if step == best_step else "measured"
         told = escape(f"step {step}: {loss:.4g}")
@@ -62,6 +68,16 @@ def loss_chart(curve: Points, measured: Points = (), *, best_step: int = 0) -> s
             f"<title>{told}</title></circle>"
         )
     return "".join([*parts, "</svg>"])
+
+
+def _running_mean(curve: Points) -> list[tuple[int, float]]:
+    """Return each point as the mean of those around it, a tenth of the curve."""
+    reach = len(curve) // (2 * MEAN_PART)
+    means: list[tuple[int, float]] = []
+    for number, (step, _) in enumerate(curve):
+        near = [loss for _, loss in curve[max(number - reach, 0) : number + reach + 1]]
+        means.append((step, sum(near) / len(near)))
+    return means
 
 
 def _ticks(low: float, high: float) -> list[float]:

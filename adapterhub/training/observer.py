@@ -56,6 +56,7 @@ class _Watched:
     folder: Path
     pictures: float
     validation: Validation | None = None
+    losses: Sequence[float] = ()
 
 
 class Observer:
@@ -162,7 +163,7 @@ class Observer:
         one, step = self._watched[training.trainee.name], training.step
         wanted, is_last = one.item.config.validation, step == training.trainee.steps
         progress = self._pace.after_step(training, one.item, one.pictures)
-        one.status.step, one.status.loss = step, progress.loss
+        one.status.step, one.status.loss, one.losses = step, progress.loss, training.losses
         one.status.seconds_left = progress.seconds_left
         self._trackers.scalar("loss", one.status.name, training.losses[-1])
         self._trackers.scalar("step", one.status.name, step)
@@ -174,7 +175,6 @@ class Observer:
                 network.share([training.slot], [1])
                 self._draw(one, step)
         if time.monotonic() - self._written >= STATUS_S:
-            one.status.curve = thinned(training.losses)
             self._write()
         if self._on_progress is not None:
             self._on_progress(progress)
@@ -191,14 +191,12 @@ class Observer:
             self._trackers = Trackers((), run=self._status.run, directory=self._directory, config={})
 
     def last_samples(self, training: Training, network: Network) -> list[PreviewPicture]:
-        """Draw the pictures of an adapter that is trained; they become previews.
-
-        Raises:
-            OutputError: One cannot be written.
-        """
+        """Draw the pictures of an adapter that is trained; they become previews."""
         one = self._watched[training.trainee.name]
-        network.share([training.slot], [1])
-        return self._draw(one, training.step)
+        with self._noted(one, training.step, "the samples could not be drawn"):
+            network.share([training.slot], [1])
+            return self._draw(one, training.step)
+        return []
 
     def measure_last(self, training: Training, network: Network) -> dict[str, float]:
         """Measure an adapter that is trained; return its loss and the base's, if pictures are held out."""
@@ -217,7 +215,7 @@ class Observer:
         """
         one, content = self._watched[training.trainee.name], b""
         one.status.step, one.status.error = training.step, training.error
-        one.status.curve, one.status.seconds_left = thinned(training.losses), 0.0
+        one.losses, one.status.seconds_left = training.losses, 0.0
         with self._noted(one, training.step, "the report could not be written"):
             content = report_html(self._report(one, training, file))
             make_directory(one.folder)
@@ -339,6 +337,9 @@ class Observer:
     def _write(self) -> None:
         self._status.updated = time.time()
         self._written = time.monotonic()
+        for one in self._watched.values():
+            if one.losses:
+                one.status.curve = thinned(one.losses)
         try:
             self._status.write(self._directory)
         except OutputError as exc:
@@ -347,7 +348,8 @@ class Observer:
     @contextmanager
     def _noted(self, one: _Watched, step: int, what: str) -> Generator[None]:
         try:
-            yield
+            with self._pace.apart():
+                yield
         except Exception as exc:  # noqa: BLE001 - looking at a training never ends it
             logger.warning("step %d of %s: %s: %s", step, one.status.name, what, exc)
             one.status.notes.append(f"step {step}: {what}: {exc}")

@@ -1,7 +1,8 @@
 """How far a training is, and how fast: read off clocks and counters that are there anyway."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ class Progress:
         steps: Steps in all.
         loss: A running mean.
         seconds_left: For this adapter.
-        steps_per_s: Its optimizer steps a second, since it began or went on.
+        steps_per_s: Its optimizer steps a second, since it began or went on, without measuring and drawing.
         pictures_per_s: Likewise.
         memory_bytes: Of the process: on the device, or in the computer's memory where that is the device.
     """
@@ -53,7 +54,8 @@ class Pace:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._origin = time.monotonic()
-        self._began: dict[str, tuple[float, int]] = {}
+        self._began: dict[str, tuple[float, int, float]] = {}
+        self._apart = 0.0
         self._memory = 0
         self._looked = 0.0
 
@@ -66,8 +68,11 @@ class Pace:
             pictures: How many a pass has, on average.
         """
         now, step, steps = time.monotonic(), training.step, training.trainee.steps
-        began, first = self._began.setdefault(training.trainee.name, (self._origin, step - 1))
-        rate = (step - first) / max(now - began, 1e-9)
+        began, first, apart = self._began.setdefault(
+            training.trainee.name, (self._origin, step - 1, self._apart)
+        )
+        seconds = max(now - began, 1e-9)
+        rate = (step - first) / max(seconds - (self._apart - apart), 1e-9)
         if now - self._looked >= MEMORY_S:
             self._memory, self._looked = memory_bytes(self._device), now
         recent = training.losses[-RECENT:]
@@ -76,11 +81,20 @@ class Pace:
             step=step,
             steps=steps,
             loss=sum(recent) / len(recent),
-            seconds_left=(steps - step) / rate,
+            seconds_left=(steps - step) * seconds / (step - first),
             steps_per_s=rate,
             pictures_per_s=rate * training.trainee.accumulation * pictures,
             memory_bytes=self._memory,
         )
+
+    @contextmanager
+    def apart(self) -> Generator[None]:
+        """Take what is done inside for no training: it counts for the time left, and not for the speed."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._apart += time.monotonic() - began
 
     def free_slot(self) -> None:
         """Note that an adapter has ended: one that waited begins now."""

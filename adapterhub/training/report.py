@@ -39,6 +39,8 @@ h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5re
 svg { width: 100%; height: auto; } svg .grid { stroke: var(--line); }
 svg .axis { fill: var(--soft); font-size: 12px; }
 polyline { fill: none; stroke-width: 1.6; } polyline.trained { stroke: var(--trained); }
+polyline.raw { opacity: .4; stroke-width: 1; } polyline.mean { stroke-width: 2.2; }
+summary { cursor: pointer; } summary h2 { display: inline-block; margin-bottom: .25rem; }
 polyline.measured { stroke: var(--measured); stroke-width: 2.2; } circle.measured { fill: var(--measured); }
 circle.best { stroke: var(--ink); stroke-width: 2; }
 .key::before { content: ""; display: inline-block; width: 1.4em; height: .2em; margin: 0 .4em .2em 0; }
@@ -48,8 +50,9 @@ circle.best { stroke: var(--ink); stroke-width: 2; }
 td, th { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0; font-weight: normal;
   border-bottom: 1px solid var(--line); }
 th { color: var(--soft); } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-td { overflow-wrap: anywhere; } .samples td, .samples th { border: 0; padding: .2rem; max-width: 16rem; }
-.samples img { display: block; width: 100%; min-width: 4rem; border-radius: .2rem; }
+td { overflow-wrap: anywhere; } .samples td, .samples th { border: 0; padding: .2rem; }
+.samples td { min-width: 6rem; width: 10rem; }
+.samples img { display: block; width: 100%; border-radius: .2rem; }
 """
 
 
@@ -107,7 +110,7 @@ def report_html(report: Report) -> bytes:
         tiles["training loss"] = f"{sum(recent) / len(recent):.4f}"
     if report.measured:
         tiles["validation loss"] = f"{report.measured[-1][1]:.4f}"
-    tiles["trained"] = f"{report.efficiency.share:.2%}"
+    tiles["trainable share"] = f"{report.efficiency.share:.2%}"
     sections = [
         f"<h1>{escape(report.name)}</h1><p class=soft>trained on {escape(report.base)}</p>",
         f"<p><b>It was frozen: {escape(report.error)}.</b></p>" if report.error else "",
@@ -118,8 +121,8 @@ def report_html(report: Report) -> bytes:
         _data(report),
         _section("Notes", _list(report.notes)) if report.notes else "",
         _section("Speed and memory", _table(report.measures)),
-        _section("Config", _table(_flat(json.loads(report.config)))),
-        _section("Environment", _table(report.environment)),
+        _folded("Config", _table(_flat(json.loads(report.config)))),
+        _folded("Environment", _table(report.environment)),
     ]
     head = (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
@@ -144,7 +147,7 @@ def size_text(size_bytes: int) -> str:
 
 def _losses(report: Report) -> str:
     chart = loss_chart(thinned(report.losses, LINE), report.measured, best_step=report.best_step)
-    keys = '<span class="key trained">training loss, weighted</span>'
+    keys = '<span class="key trained">training loss, with its weights; thick: its running mean</span>'
     if report.measured:
         best = f"; the lowest at step {report.best_step}" if report.best_step else ""
         keys += (
@@ -217,17 +220,23 @@ def _data(report: Report) -> str:
         "with a mask": sum(bool(item.mask or item.source.alpha_mask) for item in dataset.examples),
         "captions that were cut": report.truncated,
         "captions without a trigger word": report.without_trigger,
-        "refused pictures": 0,  # one that cannot be used ends the training before it begins
     }
     facts = {what: str(count) for what, count in counts.items()}
     facts["buckets"] = ", ".join(
         f"{width} x {height}: {count}" for (width, height), count in dataset.buckets.items()
     )
-    return _section("Data", _table(facts) + _list(dataset.notes))
+    said = (
+        "<p class=soft>A picture that cannot be used ends a training before it begins: none is missing.</p>"
+    )
+    return _section("Data", _table(facts) + _list(dataset.notes) + said)
 
 
 def _section(title: str, content: str) -> str:
     return f"<h2>{escape(title)}</h2>{content}"
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary><h2>{escape(title)}</h2></summary>{content}</details>"
 
 
 def _tile(what: str, value: str) -> str:

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import click
 
-from adapterhub_cli.terminal import field_lines, shortened, table_lines, terminal_width
+from adapterhub_cli.terminal import columns_of, field_lines, shortened, table_lines, terminal_width
 
 LOCK_FILE = "adapterhub.lock"
 """What `lock` writes and `--locked` reads where no file is named."""
+LEAST_BAR, MOST_BAR = 4, 24
+"""Of a bar that shares its line with facts, in columns."""
 REDRAW_S = 0.1
 """Between two drawings of a line that moves."""
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -139,34 +141,39 @@ def training_progress() -> Callable[[Any], None]:
         if not sys.stderr.isatty() or (now - drawn < REDRAW_S and not is_done):
             return
         drawn = now
-        line = training_line([state] if is_done else list(states.values()))
+        width = shutil.get_terminal_size().columns - 1
+        line = training_line([state] if is_done else list(states.values()), width)
         if is_done:
             del states[state.name]
-        width = shutil.get_terminal_size().columns - 1
         click.echo(f"\r{shortened(line, width):<{width}}" + ("\n" if is_done else ""), nl=False, err=True)
 
     return draw
 
 
-def training_line(states: Sequence[Any]) -> str:
-    """Return how far adapters are that are trained together, in one line.
+def training_line(states: Sequence[Any], width: int) -> str:
+    """Return how far adapters are that are trained together, in one line; its bar takes what room there is.
 
     Args:
         states: Of each; at least one. See `adapterhub.training.progress.Progress`.
+        width: In columns.
     """
-    step, steps = (sum(getattr(state, name) for state in states) for name in ("step", "steps"))
+    step, steps, steps_per_s, pictures_per_s, loss = (
+        sum(getattr(state, name) for state in states)
+        for name in ("step", "steps", "steps_per_s", "pictures_per_s", "loss")
+    )
     name = states[0].name if len(states) == 1 else f"{len(states)} adapters"
-    losses = [state.loss for state in states]
-    speeds = [sum(getattr(one, name) for one in states) for name in ("steps_per_s", "pictures_per_s")]
-    parts = [
-        f"{name} [{'#' * round(16 * step / steps):<16}] {step}/{steps}",
-        f"loss {sum(losses) / len(losses):.4f}",
+    facts = [
+        f" {step}/{steps}",
+        f"loss {loss / len(states):.4f}",
+        f"{steps_per_s:.3g} steps/s",
+        f"{pictures_per_s:.3g} pictures/s",
         f"{_left(max(state.seconds_left for state in states))} left",
-        f"{speeds[0]:.3g} steps/s",
-        f"{speeds[1]:.3g} pictures/s",
         f"{max(state.memory_bytes for state in states) / 1e9:.3g} GB",
     ]
-    return "  ".join(parts)
+    text = "  ".join(facts)
+    room = min(width - columns_of(name) - columns_of(text) - 3, MOST_BAR)
+    bar = f" [{'#' * round(room * step / steps):<{room}}]" if room >= LEAST_BAR else ""
+    return f"{name}{bar}{text}"
 
 
 def _left(seconds: float) -> str:
