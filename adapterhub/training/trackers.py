@@ -1,7 +1,9 @@
 """Who is told of losses and pictures while a run goes on: TensorBoard, Weights & Biases, Trackio."""
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ def require_trackers(names: Sequence[str]) -> None:
         MissingExtraError: One is not.
     """
     for name in names:
-        if find_spec(name) is None:
+        spec = find_spec(name)
+        # A folder of that name, such as wandb leaves in the directory that it is called in, is no package.
+        if spec is None or spec.origin is None:
             raise MissingExtraError("trackers", name)
 
 
@@ -88,12 +92,15 @@ class Trackers:
 
     def __enter__(self) -> "Trackers":
         if self._names:
+            from accelerate.state import PartialState
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+            PartialState()  # its trackers ask it who they are
             for name in self._names:
                 tracker = LOGGER_TYPE_TO_CLASS[name](**self._settings(name))
                 try:
-                    tracker.start()
+                    with redirect_stdout(sys.stderr):  # what commands print there is data
+                        tracker.start()
                 except Exception as exc:
                     self.__exit__()
                     raise TrackerError(name, str(exc) or repr(exc)) from exc
@@ -104,7 +111,8 @@ class Trackers:
         trackers, self._trackers = self._trackers, {}
         for name, tracker in trackers.items():
             try:
-                tracker.finish()
+                with redirect_stdout(sys.stderr):
+                    tracker.finish()
             except Exception as exc:  # noqa: BLE001 - they raise what they like
                 logger.warning("the tracker %s did not finish: %s", name, exc)
 

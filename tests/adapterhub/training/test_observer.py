@@ -34,7 +34,7 @@ from adapterhub.training.plan import make_plan
 from adapterhub.training.rows import Encoder
 from adapterhub.training.run import Progress
 from adapterhub.training.runs import find_runs, run_directory
-from adapterhub.training.trackers import Trackers
+from adapterhub.training.trackers import Trackers, require_trackers
 from adapterhub.training.train import train
 from adapterhub.training.validation import Validation
 from adapterhub_registry.store import Registry
@@ -273,6 +273,10 @@ def test_a_tracker_that_is_not_installed_or_cannot_start_ends_it_before_it_begin
     with pytest.raises(MissingExtraError, match=r"adapterhub\[trackers\]"):
         train(config(seen.folder, SEEN, trackers=("trackio",)), registry=Registry(home))
     assert not (home / "runs").exists()
+    (tmp_path / "no_package").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtraError):
+        require_trackers(["no_package"])
     (tmp_path / "tensorboard").write_text("in the way")
     with (
         pytest.raises(TrackerError, match="the tracker tensorboard cannot be started"),
