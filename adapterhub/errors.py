@@ -39,6 +39,9 @@ AdapterHubError
 ├── CheckpointError          a checkpoint is missing, damaged, or of another run
 ├── TrainingError            training went wrong
 ├── TrainingStoppedError     a training was asked to stop, and can go on
+├── TrackerError             a tracker of trainings cannot be started
+├── RunNotFoundError         there is no run of that name
+├── RunBusyError             a run goes on in another process
 ├── QuickstartError          the quickstart's directory cannot be used
 ├── FormatError              a file format cannot hold what an adapter has
 ├── ExportBlockedError       files are in the way of an export
@@ -623,6 +626,44 @@ class TrainingStoppedError(AdapterHubError):
     def __init__(self, run: str) -> None:
         self.run = run
         super().__init__(f"the run {run} was stopped; go on with --resume {run}, or with --resume latest")
+
+
+class TrackerError(AdapterHubError):
+    """A tracker of trainings cannot be started."""
+
+    code = "tracker-failed"
+
+    def __init__(self, tracker: str, reason: str) -> None:
+        self.tracker = tracker
+        self.reason = reason
+        super().__init__(
+            f"the tracker {tracker} cannot be started: {reason}. Set it up, or leave it out of group.trackers"
+        )
+
+
+class RunNotFoundError(AdapterHubError):
+    """There is no run of that name."""
+
+    code = "run-not-found"
+
+    def __init__(self, run: str, known: Sequence[str]) -> None:
+        self.run = run
+        self.known = list(known)
+        self.near = get_close_matches(run, self.known, n=3, cutoff=0.4)
+        hint = f". Did you mean {', '.join(self.near)}?" if self.near else ""
+        super().__init__(f'there is no run "{run}"{hint or ". List them with: adapterhub runs"}')
+
+
+class RunBusyError(AdapterHubError):
+    """A run goes on in another process, which holds its directory."""
+
+    code = "run-busy"
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        super().__init__(
+            f"the run {run} goes on in another process; wait until it ends, or stop it with Ctrl-C"
+        )
 
 
 class QuickstartError(AdapterHubError):

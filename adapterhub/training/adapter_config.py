@@ -114,6 +114,7 @@ class ValidationConfig:
         every: Steps between sample grids; 0 means at the end alone.
         held_out: Part of the pictures that is never trained on, and whose loss is measured.
         loss_every: Steps between these measurements; 0 means at the end alone.
+        keep_best: Keep the weights whose measured loss is the lowest, in the run's directory.
 
     Raises:
         ConfigError: Something in it is wrong; `problems` lists everything.
@@ -124,6 +125,7 @@ class ValidationConfig:
     every: int = 0
     held_out: float = 0.0
     loss_every: int = 0
+    keep_best: bool = False
 
     def __post_init__(self) -> None:
         problems = _negative(self, "seed", "every", "loss_every")
@@ -131,6 +133,8 @@ class ValidationConfig:
             problems.append(f"held_out must be from 0 to below 1, not {self.held_out}")
         if self.loss_every > 0 and self.held_out == 0:
             problems.append("loss_every measures held-out pictures, but held_out is 0")
+        if self.keep_best and self.loss_every == 0:
+            problems.append("keep_best compares measurements, but loss_every is 0")
         if problems:
             raise ConfigError("the validation", problems)
 

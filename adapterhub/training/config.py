@@ -19,6 +19,7 @@ from adapterhub.training.toml_lines import key_lines
 
 DTYPES = ("float32", "float16", "bfloat16")
 EXECUTORS = ("auto", "stacked", "sequential")
+TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class GroupConfig:
         max_adapters: How many are trained at a time; the others wait.
         deterministic: Use deterministic kernels alone, which may be slower.
         keep_checkpoints: How many of the newest stay.
+        trackers: Who is told of losses and pictures: any of `tensorboard`, `wandb` and `trackio`, which the
+            extra `trackers` brings.
 
     Raises:
         ConfigError: Something in it is wrong; `problems` lists everything.
@@ -79,9 +82,14 @@ class GroupConfig:
     max_adapters: int = 8
     deterministic: bool = False
     keep_checkpoints: int = 1
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
+        problems = [
+            f'trackers are any of {", ".join(TRACKERS)}, not "{name}"'
+            for name in self.trackers
+            if name not in TRACKERS
+        ]
         if self.executor not in EXECUTORS:
             problems.append(f'executor must be one of {", ".join(EXECUTORS)}, not "{self.executor}"')
         for name in ("max_adapters", "keep_checkpoints"):

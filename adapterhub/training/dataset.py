@@ -129,13 +129,15 @@ class Dataset:
 
     Attributes:
         folder: Of the first source.
-        examples: All of them.
+        examples: All that are trained on.
         notes: What was done to files that a person should know.
+        held_out: Those that are only looked at; see `hold_out`.
     """
 
     folder: Path
     examples: tuple[Example, ...]
     notes: tuple[str, ...] = ()
+    held_out: tuple[Example, ...] = ()
 
     @property
     def buckets(self) -> Mapping[Size, int]:
@@ -146,6 +148,7 @@ class Dataset:
     def manifest(self) -> bytes:
         """Return the canonical JSON of file names, digests and captions; its SHA-256 is in the lineage."""
         rows = [item.row() for item in self.examples]
+        rows += [{**item.row(), "held_out": True} for item in self.held_out]
         return (json.dumps({"format": 1, "pictures": rows}, indent=1, ensure_ascii=False) + "\n").encode()
 
 

@@ -12,7 +12,9 @@ from adapterhub.training.buckets import Buckets
 from adapterhub.training.checkpoint import load_checkpoint
 from adapterhub.training.config import AdapterConfig, BaseConfig, TrainConfig, config_document
 from adapterhub.training.dataset import Dataset, read_sources
+from adapterhub.training.holdout import hold_out
 from adapterhub.training.rows import Reading, batch_order
+from adapterhub.training.runs import run_directory
 from adapterhub_registry.store import Registry
 
 
@@ -39,6 +41,11 @@ class AdapterPlan:
     next_number: int
     resumes_at: int
     group: int
+
+    @property
+    def stem(self) -> str:
+        """How its files are called in the run's directory."""
+        return file_stem(self.config.name)
 
     @property
     def reading(self) -> Reading:
@@ -68,6 +75,11 @@ class GroupPlan:
     identity: Mapping[str, str]
 
 
+def file_stem(name: str) -> str:
+    """Return an adapter's name as a file may be called."""
+    return name.lower().replace("/", "--")
+
+
 def make_plan(
     config: TrainConfig, base: Base, *, registry: Registry, resume: str | None = None
 ) -> list[GroupPlan]:
@@ -88,14 +100,14 @@ def make_plan(
     names = [name for name, _ in runs]
     if resume not in (None, "latest", *names):
         reason = f"with this config, data and base, the run is {' or '.join(names)}"
-        raise CheckpointError(registry.home / "runs" / str(resume), reason)
+        raise CheckpointError(run_directory(registry.home, str(resume)), reason)
     device, dtype = placement(config.base)
     plans: list[GroupPlan] = []
     for number, (group, (run, identity)) in enumerate(zip(groups, runs, strict=True)):
         steps: dict[str, int] = {}
         identity |= {"device": device, "dtype": dtype}  # the run's name is the same on all of them
         if resume in ("latest", run):
-            checkpoint = load_checkpoint(registry.home / "runs" / run, identity=identity)
+            checkpoint = load_checkpoint(run_directory(registry.home, run), identity=identity)
             accumulation = {config.adapters[n].name.lower(): config.adapters[n].accumulation for n in group}
             steps = {one.name: one.passes // accumulation[one.name] for one in checkpoint.active}
             steps |= {
@@ -135,7 +147,7 @@ def _read(config: AdapterConfig, base: Base) -> Dataset:
         if config.buckets
         else Buckets.square(resolution)
     )
-    return read_sources(config.sources, buckets=buckets)
+    return hold_out(read_sources(config.sources, buckets=buckets), config.validation.held_out)
 
 
 def _run(
@@ -148,7 +160,7 @@ def _run(
         "base": base.identity,
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    first = configs[0].name.lower().replace("/", "--")
+    first = file_stem(configs[0].name)
     others = f"-and-{len(configs) - 1}" if len(configs) > 1 else ""
     return f"{first}{others}-{digest[:12]}", identity
 

@@ -80,16 +80,8 @@ class Encoder:
             text: The caption.
             chunks: Of 75 tokens.
         """
-
-        def encode() -> Mapping[str, Tensor]:
-            given = self._prompts.encode(text, text_encoder_digest="", syntax="plain")
-            empty = self._prompts.encode("", text_encoder_digest="", syntax="plain")
-            length = empty.states.shape[1]
-            missing = chunks - given.states.shape[1] // length
-            states = torch.cat([given.states, *[empty.states] * missing], dim=1)[0, : chunks * length]
-            return {"states": states, "pooled": given.pooled[0]}
-
-        return self._get(("caption", text, chunks, *self._text), encode)
+        key = ("caption", text, chunks, *self._text)
+        return self._get(key, lambda: encode_caption(self._prompts, text, chunks))
 
     def _get(self, key: tuple[object, ...], encode: Any) -> Mapping[str, Tensor]:
         if key in self._remembered:
@@ -198,6 +190,16 @@ def batch_order(dataset: Dataset, reading: Reading) -> BatchOrder:
         seed=reading.seed,
         name=reading.name,
     )
+
+
+def encode_caption(prompts: PromptCache, text: str, chunks: int) -> dict[str, Tensor]:
+    """Return `states` and `pooled` of a caption, as `Encoder.caption` does, as the text encoders are now."""
+    given = prompts.encode(text, text_encoder_digest="", syntax="plain")
+    empty = prompts.encode("", text_encoder_digest="", syntax="plain")
+    length = empty.states.shape[1]
+    missing = chunks - given.states.shape[1] // length
+    states = torch.cat([given.states, *[empty.states] * missing], dim=1)[0, : chunks * length]
+    return {"states": states, "pooled": given.pooled[0]}
 
 
 def truncated(pipeline: "StableDiffusionXLPipeline", dataset: Dataset, chunks: int) -> int:

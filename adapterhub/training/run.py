@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,38 +24,20 @@ from adapterhub.training.config import TrainConfig, config_document
 from adapterhub.training.environment import environment
 from adapterhub.training.executor import Events, Executor, Network, Trainee, Training
 from adapterhub.training.objective import ObjectiveTable
+from adapterhub.training.observer import Observer
 from adapterhub.training.plan import AdapterPlan, GroupPlan
+from adapterhub.training.progress import OnProgress as OnProgress
+from adapterhub.training.progress import Progress as Progress
+from adapterhub.training.report import NAME
 from adapterhub.training.rows import AdapterRows, Encoder
-from adapterhub.training.samples import draw_samples
+from adapterhub.training.runs import held_run, run_directory
 from adapterhub.training.stopping import Stop
-from adapterhub_registry.files import make_directory, write_atomically
+from adapterhub_registry.files import write_atomically
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.store import Registry
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a training is.
-
-    Attributes:
-        name: The adapter.
-        step: Steps done.
-        steps: Steps in all.
-        loss: A running mean.
-        seconds_left: For this adapter.
-    """
-
-    name: str
-    step: int
-    steps: int
-    loss: float
-    seconds_left: float
-
-
-OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -96,10 +77,9 @@ class Run:
         self._site = site
         self._items = {item.reading.name: item for item in group.items}
         self._on_progress = on_progress
-        self._directory = site.registry.home / "runs" / group.run
+        self._directory = run_directory(site.registry.home, group.run)
         self._ended: dict[str, Ended] = {}
         self._passes = 0
-        self._began: dict[str, tuple[float, int]] = {}
         self._is_due = False
         self.versions: dict[str, Version] = {}
         self.failed: list[TrainingError] = []
@@ -110,19 +90,36 @@ class Run:
         Raises:
             TrainingStoppedError: It was asked to stop; a checkpoint is there.
         """
+        with held_run(self._directory):
+            identity = self._group.identity
+            found = load_checkpoint(self._directory, identity=identity) if is_resumed else None
+            observer = Observer(
+                self._group,
+                pipeline=self._site.pipeline,
+                base=self._site.base,
+                encoder=self._site.encoder,
+                directory=self._directory,
+                trackers=self._site.config.group.trackers,
+                on_progress=self._on_progress,
+                is_resumed=is_resumed,
+                passes=found.passes if found else 0,
+            )
+            with observer:
+                self._train(stop, found, observer)
+
+    def _train(self, stop: Stop, found: Checkpoint | None, observer: Observer) -> None:
         site = self._site
-        make_directory(self._directory)
-        found = load_checkpoint(self._directory, identity=self._group.identity) if is_resumed else None
         trainees = [self._trainee(item) for item in self._items.values()]
         slots = min(len(trainees), site.config.group.max_adapters)
         network = self._network(slots)
         executor = Executor(site.pipeline.unet, network, trainees, slots=slots)
         if found is not None:
-            self._restore(executor, found)
+            self._restore(executor, found, observer)
+        observer.begin()
         events = Events(
-            on_step=self._after_step,
-            on_pass=self._after_pass,
-            on_end=lambda training: self._end(training, network),
+            on_step=lambda training: self._after_step(training, network, observer),
+            on_pass=lambda active: self._after_pass(active, observer),
+            on_end=lambda training: self._end(training, network, observer),
             should_stop=lambda: stop.is_asked,
         )
         with network:
@@ -153,12 +150,13 @@ class Run:
         configs = [item.config.network for item in self._items.values()]
         return LoraBank({"unet": unet}, configs, slots=slots, device=unet.device)
 
-    def _restore(self, executor: Executor, found: Checkpoint) -> None:
+    def _restore(self, executor: Executor, found: Checkpoint, observer: Observer) -> None:
         torch.set_num_threads(found.threads)
         self._passes = found.passes
         for name, ended in found.ended.items():
             executor.take(name)
             self._ended[name] = ended
+            observer.end(name, ended)
             config = self._items[name].config
             if ended.error:
                 self.failed.append(TrainingError(config.name, ended.step, ended.error))
@@ -168,20 +166,15 @@ class Run:
         for state in found.active:
             restore(executor, state)
 
-    def _after_step(self, training: Training) -> None:
-        item = self._items[training.trainee.name]
-        config, step = item.config, training.step
+    def _after_step(self, training: Training, network: Network, observer: Observer) -> None:
+        config, step = self._items[training.trainee.name].config, training.step
         if config.save_every and step % config.save_every == 0 and step < config.steps:
             self._is_due = True
-        if self._on_progress is not None:
-            began, at = self._began.setdefault(config.name, (time.monotonic(), step - 1))
-            rate = (time.monotonic() - began) / max(step - at, 1)
-            recent = training.losses[-50:]
-            left = rate * (config.steps - step)
-            self._on_progress(Progress(config.name, step, config.steps, sum(recent) / len(recent), left))
+        observer.after_step(training, network)
 
-    def _after_pass(self, active: Sequence[Training]) -> None:
+    def _after_pass(self, active: Sequence[Training], observer: Observer) -> None:
         self._passes += 1
+        observer.after_pass(self._passes)
         if self._is_due:
             self._save(active)
             self._is_due = False
@@ -193,30 +186,24 @@ class Run:
         keep = self._site.config.group.keep_checkpoints
         save_checkpoint(self._directory, checkpoint, identity=self._group.identity, keep=keep)
 
-    def _end(self, training: Training, network: Network) -> None:
+    def _end(self, training: Training, network: Network, observer: Observer) -> None:
         """Register an adapter that is trained; one that was frozen is kept as a file of the run."""
         item = self._items[training.trainee.name]
         config = item.config
-        stem = config.name.lower().replace("/", "--")
-        path = self._directory / f"{stem}.safetensors"
+        path = self._directory / f"{item.stem}.safetensors"
         write_atomically(path, diffusers_bytes(network.tensors(training.slot)))
         if training.error:
             self.failed.append(TrainingError(config.name, training.step + 1, training.error))
-            self._ended[training.trainee.name] = Ended(training.step, training.error)
+            observer.report(training, path)
+            self._finish(training, Ended(training.step, training.error), observer)
             return
-        network.share([training.slot], [1])
-        previews = draw_samples(
-            self._site.pipeline,
-            config.validation.prompts,
-            seed=config.validation.seed,
-            folder=self._directory,
-            stem=stem,
-            base=self._site.base.name,
-        )
+        measured = observer.measure_last(training, network)
+        previews = observer.last_samples(training, network)
         last = training.losses[-max(len(training.losses) // 10, 1) :]
         report = {
             "steps": len(training.losses),
             "final_loss": round(sum(last) / len(last), 6),
+            **measured,
             "losses": [round(value, 6) for value in training.losses],
             "group": [other.config.name for other in self._group.items],
             "environment": environment(),
@@ -229,6 +216,8 @@ class Run:
         lineage = {"operation": "trained"}
         for name, content in documents.items():
             lineage[name.removesuffix(".json")] = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        # It tells of speed and memory, so it is no part of the lineage.
+        documents[NAME] = observer.report(training, path)
         version = self._site.registry.add(
             path,
             name=config.name,
@@ -236,7 +225,7 @@ class Run:
             trigger_words=config.trigger_words,
             licence=config.licence,
             lineage=lineage,
-            documents=documents,
+            documents={name: content for name, content in documents.items() if content},
             previews=previews,
             message=f"trained for {config.steps} steps on {len(item.dataset.examples)} pictures",
             title=config.title or None,
@@ -245,4 +234,8 @@ class Run:
             tags=config.tags or None,
         )
         self.versions[config.name] = version
-        self._ended[training.trainee.name] = Ended(training.step, version=version.number)
+        self._finish(training, Ended(training.step, version=version.number), observer)
+
+    def _finish(self, training: Training, ended: Ended, observer: Observer) -> None:
+        self._ended[training.trainee.name] = ended
+        observer.end(training.trainee.name, ended)

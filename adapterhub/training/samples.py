@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 
 from adapterhub.errors import OutputError
+from adapterhub.sheet import contact_sheet, save_picture
 from adapterhub_registry.intake import PreviewPicture
 
 if TYPE_CHECKING:
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 STEPS = 20
 GUIDANCE = 5.0
+ROWS = 16
+"""Of steps that a sheet shows at most; they are spread evenly, and the first and the last are among them."""
+CELL = (128, 256)
+"""The smallest and the largest side of a picture on a sheet, in pixels."""
 
 
 def draw_samples(
@@ -62,3 +68,43 @@ def draw_samples(
         }
         previews.append(PreviewPicture(path, prompt, seed + number, settings))
     return previews
+
+
+def sample_stem(step: int) -> str:
+    """Return how the names of a step's sample pictures begin."""
+    return f"step-{step:08d}"
+
+
+def sample_files(folder: Path, count: int, *, most: int = ROWS) -> dict[int, list[Path]]:
+    """Return the sample pictures of a folder by step, where all of a step are there.
+
+    Args:
+        folder: Where `draw_samples` wrote them, with `sample_stem`.
+        count: Pictures a step.
+        most: Steps at most.
+    """
+    steps = sorted(int(path.name[5:13]) for path in folder.glob("step-????????-1.png"))
+    rows = {step: [folder / f"{sample_stem(step)}-{n + 1}.png" for n in range(count)] for step in steps}
+    whole = [step for step, paths in rows.items() if all(path.is_file() for path in paths)]
+    last = len(whole) - 1
+    chosen = whole if last < most else [whole[number * last // (most - 1)] for number in range(most)]
+    return {step: rows[step] for step in chosen}
+
+
+def write_sheet(folder: Path, prompts: Sequence[str], path: Path) -> None:
+    """Write a sheet of the sample pictures of a folder: a row for each step, a column for each prompt.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    files = sample_files(folder, len(prompts))
+    rows: list[list[Image.Image]] = []
+    for paths in files.values():
+        rows.append([])
+        for file in paths:
+            with Image.open(file) as picture:
+                rows[-1].append(picture.convert("RGB"))
+    widest = max((max(picture.size) for row in rows for picture in row), default=0)
+    labels = [f"step {step}" if step else "the base alone" for step in files]
+    cell = min(max(widest, CELL[0]), CELL[1])
+    save_picture(contact_sheet(rows, column_labels=list(prompts), row_labels=labels, cell=cell), path)

@@ -14,6 +14,7 @@ from adapterhub.training.plan import AdapterPlan, make_plan, placement
 from adapterhub.training.rows import Encoder
 from adapterhub.training.run import OnProgress, Run, Site
 from adapterhub.training.stopping import Stop
+from adapterhub.training.trackers import require_trackers
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.store import Registry
 
@@ -66,6 +67,7 @@ def train(
         `TrainingError` if a loss is no number, after all others are trained; `TrainingStoppedError`.
     """
     base = find_base(config.base.model)
+    require_trackers(config.group.trackers)
     groups = make_plan(config, base, registry=registry, resume=resume)
     threads = torch.get_num_threads()
     with ExitStack() as held:

@@ -42,6 +42,7 @@ from adapterhub_cli.remote import remote
 from adapterhub_cli.replay import replay
 from adapterhub_cli.resize import resize
 from adapterhub_cli.restore import restore
+from adapterhub_cli.runs import runs
 from adapterhub_cli.search import search
 from adapterhub_cli.serve import serve
 from adapterhub_cli.show import show
@@ -73,7 +74,7 @@ for command in (
     *(add, adopt, alias, backup, bake, bases, compare, convert, delete, doctor, events, export, extract),
     *(find_file, find_image, gc, generate, inspect, lineage, list_adapters, lock, merge, pull, push),
     *(card, describe, preview, diff, grid, slider),
-    *(admin, quickstart, remote, replay, resize, restore, search, serve, show, tag, train, verify),
+    *(admin, quickstart, remote, replay, resize, restore, runs, search, serve, show, tag, train, verify),
     *(versions, yank),
 ):
     cli.add_command(command)

@@ -1,17 +1,23 @@
 """What commands print: data on stdout as tables, JSON or bare values; talk on stderr."""
 
 import json
+import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from adapterhub_cli.terminal import field_lines, table_lines, terminal_width
+from adapterhub_cli.terminal import columns_of, field_lines, shortened, table_lines, terminal_width
 
 LOCK_FILE = "adapterhub.lock"
 """What `lock` writes and `--locked` reads where no file is named."""
+LEAST_BAR, MOST_BAR = 4, 24
+"""Of a bar that shares its line with facts, in columns."""
+REDRAW_S = 0.1
+"""Between two drawings of a line that moves."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -120,20 +126,59 @@ def print_transfer(done: Any, *, where: str, as_json: bool, quiet: bool) -> None
 
 
 def training_progress() -> Callable[[Any], None]:
-    """Return a callback that draws a bar with loss and time left, if stderr is a terminal."""
-    is_terminal = sys.stderr.isatty()
+    """Return a callback that keeps one line on stderr up to date, if it is a terminal; it is drawn seldom.
+
+    Adapters that are trained together share the bar; each has a line of its own when it is done.
+    """
+    states: dict[str, Any] = {}
+    drawn = 0.0
 
     def draw(state: Any) -> None:
-        if not is_terminal:
+        nonlocal drawn
+        now = time.monotonic()
+        states[state.name] = state
+        is_done = state.step == state.steps
+        if not sys.stderr.isatty() or (now - drawn < REDRAW_S and not is_done):
             return
-        filled = "#" * round(24 * state.step / state.steps)
-        end = "\n" if state.step == state.steps else ""
-        text = f"loss {state.loss:.4f}  {state.seconds_left:5.0f} s left"
-        click.echo(
-            f"\r{state.name} [{filled:<24}] {state.step}/{state.steps}  {text}{end}", nl=False, err=True
-        )
+        drawn = now
+        width = shutil.get_terminal_size().columns - 1
+        line = training_line([state] if is_done else list(states.values()), width)
+        if is_done:
+            del states[state.name]
+        click.echo(f"\r{shortened(line, width):<{width}}" + ("\n" if is_done else ""), nl=False, err=True)
 
     return draw
+
+
+def training_line(states: Sequence[Any], width: int) -> str:
+    """Return how far adapters are that are trained together, in one line; its bar takes what room there is.
+
+    Args:
+        states: Of each; at least one. See `adapterhub.training.progress.Progress`.
+        width: In columns.
+    """
+    step, steps, steps_per_s, pictures_per_s, loss = (
+        sum(getattr(state, name) for state in states)
+        for name in ("step", "steps", "steps_per_s", "pictures_per_s", "loss")
+    )
+    name = states[0].name if len(states) == 1 else f"{len(states)} adapters"
+    facts = [
+        f" {step}/{steps}",
+        f"loss {loss / len(states):.4f}",
+        f"{steps_per_s:.3g} steps/s",
+        f"{pictures_per_s:.3g} pictures/s",
+        f"{_left(max(state.seconds_left for state in states))} left",
+        f"{max(state.memory_bytes for state in states) / 1e9:.3g} GB",
+    ]
+    text = "  ".join(facts)
+    room = min(width - columns_of(name) - columns_of(text) - 3, MOST_BAR)
+    bar = f" [{'#' * round(room * step / steps):<{room}}]" if room >= LEAST_BAR else ""
+    return f"{name}{bar}{text}"
+
+
+def _left(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def print_derived(version: Any, facts: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:

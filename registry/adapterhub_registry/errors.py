@@ -42,6 +42,7 @@ EXTRAS = {
     "sdxl": ("torch", "diffusers", "peft", "accelerate", "transformers", "numpy", "psutil"),
     "server": ("starlette", "uvicorn"),
     "quantized": ("torchao", "bitsandbytes"),
+    "trackers": ("tensorboard", "trackio", "wandb"),
 }
 """What each optional part of the distribution brings."""
 

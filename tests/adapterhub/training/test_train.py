@@ -30,6 +30,7 @@ from adapterhub.training.config import (
 from adapterhub.training.layers import NetworkConfig
 from adapterhub.training.optimizers import OptimizerConfig
 from adapterhub.training.run import Progress
+from adapterhub.training.runs import find_runs
 from adapterhub.training.train import plan, train
 from adapterhub_registry.store import Registry
 
@@ -189,6 +190,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(pictures: Pictures, tmp
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert killed.list() == []
+    assert [status.state for status in find_runs(killed.home)] == ["stopped"]
     (item,) = plan(TrainConfig.from_toml(file), registry=killed, resume="latest")
     assert 0 < item.resumes_at < 60
     (version,) = train(TrainConfig.from_toml(file), registry=killed, resume=item.run)
@@ -222,6 +224,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_registers_nothing(pictures: 
         train(config(pictures(), optimizer=OptimizerConfig(learning_rate=1e30), steps=20), registry=registry)
     assert caught.value.name == "me/ink"
     assert registry.list() == []
+    (status,) = find_runs(home)
+    assert (status.state, status.adapters[0].error) == ("failed", caught.value.reason)
+    assert (home / "runs" / status.run / status.adapters[0].report).is_file()
 
 
 def test_a_plan_says_what_would_happen_and_writes_nothing(pictures: Pictures, home: Path) -> None:

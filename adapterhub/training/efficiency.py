@@ -1,0 +1,67 @@
+"""What an adapter costs beside full fine-tuning: parameters, bytes, and the optimizer's memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from adapterhub_registry.safetensors_header import read_header
+
+MOMENTS_BYTES = 8
+"""A parameter, of AdamW's two moments in float32."""
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """An adapter beside the modules that it changes.
+
+    Attributes:
+        trainable: Numbers that are trained.
+        frozen: Numbers of those modules, which full fine-tuning would train.
+        adapter_bytes: Of the adapter's file.
+        module_bytes: Of those modules, in the dtype that they are loaded in.
+        optimizer_bytes: What the optimizer remembers for the adapter, as measured.
+        full_optimizer_bytes: What AdamW would remember for those modules in float32.
+    """
+
+    trainable: int
+    frozen: int
+    adapter_bytes: int
+    module_bytes: int
+    optimizer_bytes: int
+    full_optimizer_bytes: int
+
+    @property
+    def share(self) -> float:
+        """Trained numbers per frozen one."""
+        return self.trainable / self.frozen
+
+
+def measure_efficiency(file: Path, modules: Sequence[nn.Module], optimizer: Optimizer) -> Efficiency:
+    """Return what an adapter costs.
+
+    Args:
+        file: Of its weights.
+        modules: That it changes: the UNet, and the text encoders where they are trained.
+        optimizer: Its own, after a step.
+    """
+    tensors = read_header(file).tensors
+    weights = [value for module in modules for value in module.parameters()]
+    frozen = sum(value.numel() for value in weights)
+    return Efficiency(
+        trainable=sum(prod(info.shape) for name, info in tensors.items() if not name.endswith(".alpha")),
+        frozen=frozen,
+        adapter_bytes=file.stat().st_size,
+        module_bytes=sum(value.numel() * value.element_size() for value in weights),
+        optimizer_bytes=sum(
+            value.numel() * value.element_size()
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, torch.Tensor)
+        ),
+        full_optimizer_bytes=frozen * MOMENTS_BYTES,
+    )
