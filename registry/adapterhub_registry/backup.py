@@ -42,7 +42,17 @@ FORMAT = 1
 MARKER = "adapterhub-backup.json"
 LOCK = "adapterhub-backup.lock"
 DATABASE = "registry.db"
-LEFT_OUT = {"blobs", "staging", "trash", "views", "cache", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"}
+LEFT_OUT = {
+    "blobs",
+    "staging",
+    "partial",
+    "trash",
+    "views",
+    "cache",
+    DATABASE,
+    f"{DATABASE}-wal",
+    f"{DATABASE}-shm",
+}
 """What of a home is copied in another way, or can be made again."""
 
 OnFile = Callable[[int, int], None]
