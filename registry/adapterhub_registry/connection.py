@@ -4,9 +4,10 @@ import http.client
 import json
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -45,7 +46,7 @@ class Reply:
 
 
 class Connection:
-    """A registry over HTTP; each thread has a socket of its own.
+    """A registry over HTTP; safe to use from many threads.
 
     Args:
         name: What the user calls it, for errors.
@@ -71,7 +72,8 @@ class Connection:
         self._headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._local = threading.local()
+        self._idle: list[http.client.HTTPConnection] = []
+        weakref.finalize(self, _close, self._idle)
 
     def ask(
         self,
@@ -102,25 +104,21 @@ class Connection:
         Raises:
             CutError: The connection ended.
         """
-        headers = {"Content-Length": str(size - start)}
+        headers = {**self._headers, "Content-Length": str(size - start)}
         if size:
             headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
-        try:
-            connection = self._open()
+        with self._borrowed() as connection:
             connection.putrequest("PUT", self._path + path, skip_accept_encoding=True)
-            for name, value in {**self._headers, **headers}.items():
+            for name, value in headers.items():
                 connection.putheader(name, value)
             connection.endheaders()
             file.seek(start)
-            try:
+            # Refused before all was sent, the answer says why.
+            with suppress(BrokenPipeError, ConnectionResetError):
                 while piece := file.read(PIECE_BYTES):
                     connection.send(piece)
                     on_bytes(len(piece))
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # refused before all was sent; the answer says why
             reply = _read(connection.getresponse())
-        except (OSError, http.client.HTTPException) as exc:
-            raise self._cut(exc) from exc
         moved = self._moved(reply)
         return self.upload(moved, file, start, size, lambda _: None) if moved else reply
 
@@ -132,29 +130,23 @@ class Connection:
         Raises:
             CutError: The connection ended before the file did.
         """
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        try:
-            connection = self._open()
-            connection.request("GET", self._path + path, headers={**self._headers, **headers})
+        headers = {**self._headers, **({"Range": f"bytes={start}-"} if start else {})}
+        with self._borrowed() as connection:
+            connection.request("GET", self._path + path, headers=headers)
             found = connection.getresponse()
             if found.status not in (200, 206):
                 reply = _read(found)
-                moved = self._moved(reply)
-                return self.download(moved, start, take) if moved else reply
-            position = start if found.status == 206 else 0
-            wanted = found.length
-            buffer = memoryview(bytearray(PIECE_BYTES))
-            count = self._fill(found, buffer)
-            while count:
-                take(position, buffer[:count])
-                position += count
-                wanted = None if wanted is None else wanted - count
-                count = self._fill(found, buffer)
-        except (OSError, http.client.HTTPException) as exc:
-            raise self._cut(exc) from exc
-        if wanted:
-            raise self._cut(CutError("it ended too early"))
-        return _reply(found, b"")
+            else:
+                reply, position = _reply(found, b""), start if found.status == 206 else 0
+                end = None if found.length is None else position + found.length
+                buffer = memoryview(bytearray(PIECE_BYTES))
+                while count := _fill(found, buffer):
+                    take(position, buffer[:count])
+                    position += count
+                if end is not None and position < end:
+                    raise http.client.IncompleteRead(b"", end - position)
+        moved = self._moved(reply)
+        return self.download(moved, start, take) if moved else reply
 
     def patiently(self, once: Callable[[], Reply], progress: Callable[[], int]) -> Reply:
         """Do something until it is answered for good, waiting longer each time that nothing comes through.
@@ -191,12 +183,9 @@ class Connection:
         return f"{'https' if self._is_tls else 'http'}://{self._host}{port}{self._path}"
 
     def _once(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
-        try:
-            connection = self._open()
+        with self._borrowed() as connection:
             connection.request(method, self._path + path, body, {**self._headers, **headers})
             reply = _read(connection.getresponse())
-        except (OSError, http.client.HTTPException) as exc:
-            raise self._cut(exc) from exc
         moved = self._moved(reply)
         return self._once(method, moved, body, headers) if moved else reply
 
@@ -207,39 +196,38 @@ class Connection:
             return ""
         return place.removeprefix(self._path)
 
-    def _open(self) -> http.client.HTTPConnection:
-        """Return this thread's connection; it opens its socket itself, and again after a cut."""
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            if self._is_tls:
-                context = ssl.create_default_context()
-                connection = http.client.HTTPSConnection(
-                    self._host, self._port, timeout=TIMEOUT_S, context=context
-                )
-            else:
-                connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
-            self._local.connection = connection
-        return connection
+    @contextmanager
+    def _borrowed(self) -> Generator[http.client.HTTPConnection]:
+        """Lend a connection to one user at a time; of one that was cut, nobody knows what would come."""
+        connection = self._idle.pop() if self._idle else self._new()
+        try:
+            yield connection
+        except (OSError, http.client.HTTPException) as exc:
+            connection.close()
+            raise CutError(str(exc) or type(exc).__name__) from exc
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.append(connection)
 
-    def _cut(self, error: Exception) -> CutError:
-        """Drop this thread's connection, of which nobody knows what will come, and say why."""
-        connection = self._open()
+    def _new(self) -> http.client.HTTPConnection:
+        if not self._is_tls:
+            return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        context = ssl.create_default_context()
+        return http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=context)
+
+
+def _close(idle: list[http.client.HTTPConnection]) -> None:
+    for connection in idle:
         connection.close()
-        self._local.connection = None
-        cut = CutError(str(error) or type(error).__name__)
-        cut.__cause__ = error
-        return cut
 
-    @staticmethod
-    def _fill(found: http.client.HTTPResponse, buffer: memoryview) -> int:
-        """Read until a buffer is full or the body ends, so that few large pieces come."""
-        count = 0
-        while count < len(buffer):
-            read = found.readinto(buffer[count:])
-            if not read:
-                break
-            count += read
-        return count
+
+def _fill(found: http.client.HTTPResponse, buffer: memoryview) -> int:
+    """Read until a buffer is full or the body ends, so that few large pieces come."""
+    count = 0
+    while count < len(buffer) and (read := found.readinto(buffer[count:])):
+        count += read
+    return count
 
 
 def _reply(found: http.client.HTTPResponse, content: bytes) -> Reply:

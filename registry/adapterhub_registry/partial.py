@@ -44,8 +44,11 @@ class Partial:
         self._digest.update(piece)
         self.size += len(piece)
         view = memoryview(piece)
-        while view:
-            view = view[self._file.write(view) :]
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as exc:  # told apart from what ends a connection
+            raise OutputError(self._path, exc.strerror or str(exc)) from exc
 
     def keep(self, expected: str, *, source: str) -> None:
         """Make a blob of all that came.
