@@ -31,6 +31,7 @@ from adapterhub_registry.server.tokens import Tokens
 from adapterhub_registry.store import Registry
 from tests.registry.conftest import weights_bytes
 from tests.registry.invariants import blob_path, check_home
+from tests.registry.processes import CONTEXT
 from tests.registry.server.conftest import Served
 from tests.registry.server.test_process import started
 
@@ -395,7 +396,7 @@ def five_files(registry: Registry, count: int) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.long)])
 @pytest.mark.parametrize("killed", ["client", "server"])
 def test_whoever_is_killed_in_a_push_leaves_nothing_half_done(
     killed: str, kills: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
