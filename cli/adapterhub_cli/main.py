@@ -32,6 +32,7 @@ from adapterhub_cli.inspect import inspect
 from adapterhub_cli.lineage import lineage
 from adapterhub_cli.list import list_adapters
 from adapterhub_cli.lock import lock
+from adapterhub_cli.login import login, logout, whoami
 from adapterhub_cli.merge import merge
 from adapterhub_cli.output import say
 from adapterhub_cli.preview import preview
@@ -75,7 +76,7 @@ for command in (
     *(find_file, find_image, gc, generate, inspect, lineage, list_adapters, lock, merge, pull, push),
     *(card, describe, preview, diff, grid, slider),
     *(admin, quickstart, remote, replay, resize, restore, runs, search, serve, show, tag, train, verify),
-    *(versions, yank),
+    *(versions, yank, login, logout, whoami),
 ):
     cli.add_command(command)
 

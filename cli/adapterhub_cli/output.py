@@ -92,6 +92,23 @@ def progress(label: str) -> Callable[[int, int], None]:
     return draw
 
 
+def byte_progress(label: str) -> Callable[[int, int], None]:
+    """Return a callback that draws a bar of megabytes on stderr, if that is a terminal; from any thread."""
+    is_terminal, shown = sys.stderr.isatty(), -1
+
+    def draw(done: int, total: int) -> None:
+        nonlocal shown
+        step = 200 * done // total if total else 0
+        if not is_terminal or not total or step == shown:
+            return
+        shown = step
+        bar, end = "#" * round(30 * done / total), "\n" if done == total else ""
+        text = f"{done / 1e6:.1f}/{total / 1e6:.1f} MB"
+        click.echo(f"\r{label} [{bar:<30}] {text}{end}", nl=False, err=True)
+
+    return draw
+
+
 def picture_path(out: Path) -> Path:
     """Return where a picture goes: the name that was given, or with `.png` behind one that has no suffix.
 

@@ -14,10 +14,11 @@ def remote() -> None:
 @click.argument("name")
 @click.argument("url")
 def add_command(name: str, url: str) -> None:
-    """Remember the registry at URL as NAME; today a directory, file:///path.
+    """Remember the registry at URL as NAME: https://host, or a directory, file:///path.
 
     \b
     Examples:
+      adapterhub remote add team https://adapters.example.org
       adapterhub remote add team file:///mnt/share/adapters
     """
     from adapterhub_registry.store import Registry

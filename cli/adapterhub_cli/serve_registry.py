@@ -13,8 +13,16 @@ import click
 @click.option(
     "--home", type=click.Path(path_type=Path, file_okay=False), help="The registry, if not ADAPTERHUB_HOME."
 )
-def serve_registry(host: str, port: int, home: Path | None) -> None:
-    """Serve the registry to Hugging Face clients until it is interrupted.
+@click.option(
+    "--rate",
+    type=click.IntRange(0),
+    default=6000,
+    show_default=True,
+    metavar="N",
+    help="Requests a minute of one user, or of one address without a token; 0 for any number.",
+)
+def serve_registry(host: str, port: int, home: Path | None, rate: int) -> None:
+    """Serve the registry to `adapterhub` and to Hugging Face clients until it is interrupted.
 
     Another address than that of this machine needs a token: adapterhub admin token add.
 
@@ -26,4 +34,10 @@ def serve_registry(host: str, port: int, home: Path | None) -> None:
     from adapterhub_cli.output import say
     from adapterhub_registry.server.process import serve
 
-    serve(home, host=host, port=port, on_ready=lambda url: say(f"the registry is at {url}"))
+    serve(
+        home,
+        host=host,
+        port=port,
+        requests_per_minute=rate or None,
+        on_ready=lambda url: say(f"the registry is at {url}"),
+    )

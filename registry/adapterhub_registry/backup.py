@@ -45,6 +45,7 @@ DATABASE = "registry.db"
 LEFT_OUT = {
     "blobs",
     "staging",
+    "partial",
     "trash",
     "views",
     "cache",

@@ -68,6 +68,22 @@ class DirectoryBlobs:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    @property
+    def root(self) -> Path:
+        """The directory that holds all."""
+        return self._root
+
+    def open(self, sha256: str) -> BinaryIO:
+        """Open a blob to be read.
+
+        Raises:
+            BlobMissingError: It is not there.
+        """
+        try:
+            return self.path(sha256).open("rb")
+        except OSError as exc:
+            raise BlobMissingError(sha256, str(self._root)) from exc
+
     def path(self, sha256: str) -> Path:
         """Return where the blob lies, or would lie."""
         return self._root / "blobs" / "sha256" / sha256[:2] / sha256[2:4] / sha256
@@ -82,11 +98,7 @@ class DirectoryBlobs:
         Raises:
             BlobMissingError: It is not there.
         """
-        try:
-            file = self.path(sha256).open("rb")
-        except OSError as exc:
-            raise BlobMissingError(sha256, str(self._root)) from exc
-        with file:
+        with self.open(sha256) as file:
             yield from iter(lambda: file.read(CHUNK_BYTES), b"")
 
     def write(

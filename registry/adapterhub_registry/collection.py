@@ -19,6 +19,7 @@ from adapterhub_registry.blobs import DirectoryBlobs
 from adapterhub_registry.database import Database, Read
 from adapterhub_registry.errors import BlobMissingError
 from adapterhub_registry.locks import taking_blobs
+from adapterhub_registry.partial import sweep_partials
 from adapterhub_registry.rows import log_event, read_in, time_text
 from adapterhub_registry.staging import abandoned_drafts
 from adapterhub_registry.tables import AdoptedRow, CondemnedRow, UploadRow
@@ -128,6 +129,7 @@ def collect(
     if not dry_run:
         with database.writing() as session:
             session.exec(delete(UploadRow).where(col(UploadRow.created) < time_text(moment - UPLOADS_KEPT)))
+        sweep_partials(home)
     views = _sweep_views(database, home, dry_run)
     drafts = _sweep_drafts(home / "staging", dry_run)
     with database.snapshot() as read:

@@ -28,6 +28,8 @@
     ├── BackupError              a directory is no whole backup, or none can be made
     ├── BlobMissingError         a blob is not in the store
     ├── DigestMismatchError      bytes do not have the digest that they should
+    ├── BusyError                another program writes the same file now
+    ├── AccessError              a remote wants a token, or one that may do more
     └── RemoteError              a remote is not there, or not understood
 
 The classes of the layers above are in `adapterhub.errors`.
@@ -200,11 +202,15 @@ class AdapterNotFoundError(AdapterHubError):
 
     code = "adapter-not-found"
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
+    def __init__(self, name: str, known: Sequence[str], *, where: str = "") -> None:
         self.name = name
+        self.where = where
         self.near = get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"Did you mean {', '.join(self.near)}?" if self.near else "See them with: adapterhub list"
-        super().__init__(f'there is no adapter "{name}". {hint}')
+        if where:
+            hint = f"Or you may not see it there: adapterhub whoami {where}"
+        there = f" in {where}" if where else ""
+        super().__init__(f'there is no adapter "{name}"{there}. {hint}')
 
 
 class AdapterExistsError(AdapterHubError):
@@ -383,6 +389,16 @@ class DigestMismatchError(AdapterHubError):
         )
 
 
+class BusyError(AdapterHubError):
+    """Another program writes the same file now."""
+
+    code = "busy"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"{name} is being written by somebody else; try again when that has ended")
+
+
 class RemoteError(AdapterHubError):
     """A remote is not known, not there, or not what it should be."""
 
@@ -393,6 +409,17 @@ class RemoteError(AdapterHubError):
         self.reason = reason
         named = f'the remote "{remote}"' if remote else "a remote"
         super().__init__(f"{named} cannot be used: {reason}")
+
+
+class AccessError(AdapterHubError):
+    """A remote does not let us in, or not do this."""
+
+    code = "access-refused"
+
+    def __init__(self, remote: str, reason: str) -> None:
+        self.remote = remote
+        self.reason = reason
+        super().__init__(f'the remote "{remote}" refuses: {reason}. Log in with: adapterhub login {remote}')
 
 
 class ArchitectureError(AdapterHubError):

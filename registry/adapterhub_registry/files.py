@@ -15,10 +15,11 @@ FICLONE = 0x40049409
 """Of linux/fs.h."""
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Write `data` to `path`, replacing what was there in one step.
 
-    The bytes go to a temporary sibling, are flushed to the disk, and take the name last.
+    The bytes go to a temporary sibling, which only its owner can read, are flushed to the disk, and take the
+    name last. The file gets the permissions `mode`, or those that new files get.
 
     Raises:
         OutputError: The file cannot be written (no such directory, no permission, disk full); an older file
@@ -38,7 +39,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(draft, 0o666 & ~umask())  # noqa: PTH101
+        os.chmod(draft, 0o666 & ~umask() if mode is None else mode)  # noqa: PTH101
         os.replace(draft, path)
     except BaseException as exc:  # an interrupt leaves no draft behind either
         if draft is not None:

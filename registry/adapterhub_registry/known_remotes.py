@@ -9,8 +9,11 @@ from adapterhub_registry.errors import FieldError, RemoteError
 from adapterhub_registry.references import NAME
 from adapterhub_registry.remotes import open_remote
 from adapterhub_registry.rows import log_event
+from adapterhub_registry.settings import RegistrySettings
 from adapterhub_registry.tables import RemoteRow
 
+HUB = "hf"
+"""The remote that is always there."""
 NO_REMOTES = "there is none yet; add one with: adapterhub remote add NAME URL"
 
 
@@ -25,7 +28,9 @@ def add_remote(database: Database, name: str, url: str) -> None:
     """Remember a remote; see `Registry.add_remote`."""
     if not re.fullmatch(NAME, name):
         raise FieldError("remote", name, "letters, digits, '.', '_' or '-', lower case")
-    open_remote(name, url)
+    if name == HUB:
+        raise FieldError("remote", name, "it means the Hugging Face Hub, or what HF_ENDPOINT says")
+    open_remote(name, url).check()
     with database.writing() as session:
         session.merge(RemoteRow(name=name, url=url))
         log_event(session, "remote-add", name, {"url": url})
@@ -40,8 +45,10 @@ def remove_remote(database: Database, name: str) -> None:
 
 
 def only_remote(database: Database) -> str:
-    """Return the name of the one remote there is; see `Registry.only_remote`."""
-    known = list(list_remotes(database))
+    """Return the remote that `ADAPTERHUB_REMOTE` names, or the one there is; see `Registry.only_remote`."""
+    known, chosen = list(list_remotes(database)), RegistrySettings.from_environment().remote
+    if chosen:
+        return chosen
     if len(known) != 1:
         listed = f"name one of {', '.join(known)}" if known else NO_REMOTES
         raise RemoteError("", listed)

@@ -1,11 +1,11 @@
-"""Other registries to push to and pull from; today a directory, for example on a shared disk."""
+"""Other registries to push to and pull from: what they all do, and a directory as the simplest of them."""
 
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -15,6 +15,7 @@ from adapterhub_registry.errors import (
     AdapterHubError,
     AdapterNotFoundError,
     AliasMovedError,
+    BlobMissingError,
     DigestMismatchError,
     OutputError,
     RemoteError,
@@ -23,71 +24,63 @@ from adapterhub_registry.errors import (
 )
 from adapterhub_registry.files import make_directory, write_atomically
 from adapterhub_registry.locks import locked
-from adapterhub_registry.manifest import MAX_SIZE, Manifest, check_file
-from adapterhub_registry.publication import Details, StoredFile, check_details, check_documents
+from adapterhub_registry.publication import StoredFile
 from adapterhub_registry.references import Reference
+from adapterhub_registry.remote_version import RemoteVersion
 
 FORMAT = 1
 MARKER = "adapterhub-remote.json"
-
-
-@dataclass(frozen=True)
-class RemoteVersion:
-    """A version as it lies in a remote.
-
-    Attributes:
-        number: Its number there.
-        manifest: The immutable part, checked against its digest.
-        message: What the author said of it.
-        author: Who made it.
-        created: UTC time, ISO 8601.
-        documents: Files beside it.
-        previews: Pictures of it.
-        details: What was said of the adapter when it was pushed.
-    """
-
-    number: int
-    manifest: Manifest
-    message: str
-    author: str
-    created: str
-    documents: tuple[StoredFile, ...]
-    previews: tuple[StoredFile, ...]
-    details: Details
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
 
 
 class Remote(Protocol):
     """What push and pull need of another registry."""
 
     name: str
-    blobs: BlobStore
 
-    def versions(self, adapter: str) -> Mapping[int, RemoteVersion]:
-        """Return all versions of an adapter by number; empty if there is no such adapter."""
+    def check(self) -> None:
+        """Look whether it can be used; `RemoteError` if not."""
         ...
 
-    def resolve(self, reference: Reference) -> RemoteVersion:
-        """Return the version that a reference names there."""
+    def digests(self, adapter: str) -> Mapping[int, str]:
+        """Return number to digest of an adapter's versions; empty if there is no such adapter."""
         ...
 
-    def prepare(self) -> None:
-        """Make the place ready to be written to, before the first blob."""
+    def resolve(self, reference: Reference, *, known: Collection[str] = ()) -> RemoteVersion | str:
+        """Return the version that a reference names there, or its digest alone if that is among `known`."""
         ...
 
-    def publish(self, adapter: str, version: RemoteVersion) -> None:
-        """Make a version visible, whole, with what is said of the adapter; its blobs must be there."""
+    def send(
+        self, adapter: str, files: Sequence[StoredFile], source: DirectoryBlobs, on_bytes: Progress
+    ) -> tuple[int, int]:
+        """Bring files there that it lacks, unseen as yet, and return (files, bytes) that it lacked."""
         ...
 
-    def details(self, adapter: str) -> Details:
-        """Return what is said of an adapter, by its newest version."""
+    def publish(self, adapter: str, version: RemoteVersion, *, renumber: bool = False) -> int:
+        """Make a version visible, whole, with what is said of the adapter, and return its number there.
+
+        Its files must be there. A number that is taken is a `VersionConflictError`, or with `renumber` the
+        next one is taken.
+        """
         ...
 
-    def set_alias(self, adapter: str, alias: str, number: int, *, expected: int | None) -> None:
-        """Point an alias at a version, if it stands at `expected`."""
+    def fetch(
+        self, adapter: str, files: Sequence[StoredFile], target: DirectoryBlobs, on_bytes: Progress
+    ) -> tuple[int, int]:
+        """Bring files here that `target` lacks, every byte verified, and return (files, bytes)."""
+        ...
+
+    def read(self, adapter: str, sha256: str) -> Iterator[bytes]:
+        """Return a file's bytes in pieces, unverified; `BlobMissingError`, at once, if it is not there."""
         ...
 
     def aliases(self, adapter: str) -> Mapping[str, int]:
         """Return alias to number."""
+        ...
+
+    def set_alias(self, adapter: str, alias: str, number: int, *, expected: int | None) -> None:
+        """Point an alias at a version, if it stands at `expected`."""
         ...
 
 
@@ -109,7 +102,7 @@ class DirectoryRemote:
 
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
-        self.blobs: BlobStore = DirectoryBlobs(root)
+        self._blobs: BlobStore = DirectoryBlobs(root)
         self._root = root
         if not root.is_dir():
             raise RemoteError(name, f"there is no directory {root}; create it, or mount the disk")
@@ -126,14 +119,23 @@ class DirectoryRemote:
         elif others:
             raise RemoteError(name, f"{root} holds other files; name an empty directory")
 
+    def check(self) -> None:
+        """Nothing is left to look at: it was, when it was opened."""
+
+    def digests(self, adapter: str) -> Mapping[int, str]:
+        """Return number to digest of an adapter's versions; empty if there is no such adapter."""
+        return {number: version.digest for number, version in self.versions(adapter).items()}
+
     def versions(self, adapter: str) -> Mapping[int, RemoteVersion]:
         """Return all versions of an adapter by number; empty if there is no such adapter."""
         folder = self._folder(adapter) / "versions"
         files = {int(path.stem): path for path in folder.glob("*.json") if path.stem.isdecimal()}
         return {number: self._read_version(files[number], number) for number in sorted(files)}
 
-    def resolve(self, reference: Reference) -> RemoteVersion:
-        """Return the version that a reference names there.
+    def resolve(self, reference: Reference, *, known: Collection[str] = ()) -> RemoteVersion | str:
+        """Return the version that a reference names there, or its digest alone if that is among `known`.
+
+        What is said of the adapter is what came with its newest version.
 
         Raises:
             AdapterNotFoundError: There is no such adapter.
@@ -142,69 +144,88 @@ class DirectoryRemote:
         versions = self.versions(reference.adapter)
         if not versions:
             root = self._root / "adapters"
-            known = [f"{path.parent.name}/{path.name}" for path in root.glob("*/*") if path.is_dir()]
-            raise AdapterNotFoundError(reference.adapter, known)
+            names = [f"{path.parent.name}/{path.name}" for path in root.glob("*/*") if path.is_dir()]
+            raise AdapterNotFoundError(reference.adapter, names)
         aliases, selector = self.aliases(reference.adapter), reference.selector
         if selector == "latest":
-            return versions[max(versions)]
-        if selector.startswith("sha256:"):
-            found = [v for v in versions.values() if v.manifest.digest.startswith(selector)]
+            found = [versions[max(versions)]]
+        elif selector.startswith("sha256:"):
+            found = [version for version in versions.values() if version.digest.startswith(selector)]
         else:
             number = int(selector) if selector.isdigit() else aliases.get(selector, -1)
             found = [versions[number]] if number in versions else []
         if len(found) != 1:
             raise VersionNotFoundError(reference.adapter, selector, list(versions), list(aliases))
-        return found[0]
+        if found[0].digest in known:
+            return found[0].digest
+        return replace(found[0], details=versions[max(versions)].details)
 
-    def prepare(self) -> None:
-        """Say what the directory is, before the first blob.
+    def send(
+        self, adapter: str, files: Sequence[StoredFile], source: DirectoryBlobs, on_bytes: Progress
+    ) -> tuple[int, int]:
+        """Copy files there that it lacks; the first one ever makes the directory a remote.
 
         Raises:
+            BlobMissingError, DigestMismatchError: A file is missing or damaged here.
             OutputError: The disk is full or cannot be written.
         """
         if not (self._root / MARKER).exists():
             write_atomically(self._root / MARKER, json.dumps({"format": FORMAT}).encode())
+        return _copy(adapter, files, source, self._blobs, on_bytes)
 
-    def publish(self, adapter: str, version: RemoteVersion) -> None:
-        """Make a version visible, whole, with what is said of the adapter; its blobs must be there.
+    def fetch(
+        self, adapter: str, files: Sequence[StoredFile], target: DirectoryBlobs, on_bytes: Progress
+    ) -> tuple[int, int]:
+        """Copy files here that `target` lacks.
+
+        Raises:
+            BlobMissingError, DigestMismatchError: A file is missing or damaged there.
+            OutputError: The disk is full or cannot be written.
+        """
+        return _copy(adapter, files, self._blobs, target, on_bytes)
+
+    def read(self, adapter: str, sha256: str) -> Iterator[bytes]:
+        """Return a file's bytes in pieces, unverified; `BlobMissingError`, at once, if it is not there."""
+        del adapter  # all lie in one place
+        if not self._blobs.has(sha256):
+            raise BlobMissingError(sha256, self.name)
+        return self._blobs.read(sha256)
+
+    def publish(self, adapter: str, version: RemoteVersion, *, renumber: bool = False) -> int:
+        """Make a version visible, whole, and return its number there; its files must be there.
 
         Raises:
             VersionConflictError: The number is taken by another digest; nothing has changed.
             OutputError: The disk is full or cannot be written.
         """
+        while True:
+            try:
+                self._publish(adapter, version)
+            except VersionConflictError:
+                if not renumber:
+                    raise
+                version = replace(version, number=max(self.versions(adapter)) + 1)
+            else:
+                return version.number
+
+    def _publish(self, adapter: str, version: RemoteVersion) -> None:
         target = self._folder(adapter) / "versions" / f"{version.number}.json"
-        table = {
-            "number": version.number,
-            "digest": version.manifest.digest,
-            "manifest": version.manifest.to_json(),
-            "message": version.message,
-            "author": version.author,
-            "created": version.created,
-            "documents": [asdict(item) for item in version.documents],
-            "previews": [asdict(item) for item in version.previews],
-            "details": asdict(version.details),
-        }
         make_directory(target.parent)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        write_atomically(draft, json.dumps(table, indent=1).encode())
+        write_atomically(draft, json.dumps(version.as_json(), indent=1).encode())
         try:
             os.link(draft, target)  # unlike a rename, this fails if somebody took the number meanwhile
             sync_directory(target.parent)
         except FileExistsError as exc:
-            there = self._read_version(target, version.number).manifest.digest
+            there = self._read_version(target, version.number).digest
             raise VersionConflictError(
-                adapter, version.number, ours=version.manifest.digest, theirs=there, where=self.name
+                adapter, version.number, ours=version.digest, theirs=there, where=self.name
             ) from exc
         except OSError as exc:
             raise OutputError(target, exc.strerror or str(exc)) from exc
         finally:
             with suppress(OSError):  # the version is there or is not, whatever becomes of the draft
                 draft.unlink(missing_ok=True)
-
-    def details(self, adapter: str) -> Details:
-        """Return what is said of an adapter, by its newest version."""
-        there = self.versions(adapter)
-        return there[max(there)].details if there else Details()
 
     def aliases(self, adapter: str) -> Mapping[str, int]:
         """Return alias to number."""
@@ -234,25 +255,11 @@ class DirectoryRemote:
     def _read_version(self, path: Path, number: int) -> RemoteVersion:
         table = self._read_table(path)
         try:
-            manifest = Manifest.from_json(table["manifest"])
-            recorded = table["digest"]
-            version = RemoteVersion(
-                number=number,
-                manifest=manifest,
-                message=table["message"],
-                author=table["author"],
-                created=table["created"],
-                documents=tuple(StoredFile(**item) for item in table["documents"]),
-                previews=tuple(StoredFile(**item) for item in table["previews"]),
-                details=Details(**table["details"]),
-            )
-            _check_version(version)
-        except (AdapterHubError, KeyError, TypeError, AttributeError, ValueError) as exc:
+            return RemoteVersion.from_json({**table, "number": number}, source=str(path))
+        except DigestMismatchError:
+            raise
+        except AdapterHubError as exc:
             raise RemoteError(self.name, f"{path} is damaged ({exc})") from exc
-        if manifest.digest != recorded:
-            expected, found = (text.removeprefix("sha256:") for text in (str(recorded), manifest.digest))
-            raise DigestMismatchError(expected, found, str(path))
-        return version
 
     def _read_table(self, path: Path) -> dict[str, Any]:
         try:
@@ -266,29 +273,31 @@ class DirectoryRemote:
         return table  # pyright: ignore[reportUnknownVariableType]
 
 
-def _check_version(version: RemoteVersion) -> None:
-    """Check what others may have written; raises AdapterHubError, TypeError, AttributeError or ValueError."""
-    details = version.details
-    texts = [version.message, version.author, version.created]
-    texts += [text for text in (details.title, details.description, details.card) if text is not None]
-    for item in (*version.documents, *version.previews):
-        texts += [item.name, item.prompt, *item.settings, *item.settings.values()]
-    "".join(texts).encode()  # all is text, and can be kept
-    check_details(details)
-    check_documents(version.documents)
-    for item in (*version.documents, *version.previews):
-        check_file(item.name, item.size, item.sha256)
-        if item.seed is not None and not (type(item.seed) is int and -MAX_SIZE <= item.seed < MAX_SIZE):
-            raise ValueError(f"the seed of {item.name} is no whole number")
+def _copy(
+    adapter: str, files: Sequence[StoredFile], source: BlobStore, target: BlobStore, on_bytes: Progress
+) -> tuple[int, int]:
+    """Copy the files that the target lacks, verified; return (files, bytes)."""
+    lacking = [file for file in files if not target.has(file.sha256)]
+    done, total = 0, sum(file.size for file in lacking)
+    for file in lacking:
+        target.write(source.read(file.sha256), expected=file.sha256, source=f"{adapter}: {file.name}")
+        done += file.size
+        on_bytes(done, total)
+    return len(lacking), total
 
 
 def open_remote(name: str, url: str) -> Remote:
-    """Open a remote by its URL, `file:///...`.
+    """Open a remote by its URL: `file:///...`, `https://...` or `http://...`.
 
     Raises:
         RemoteError: The URL is of another kind, or the directory cannot be used.
     """
     parts = urlsplit(url)
+    if parts.scheme in ("http", "https"):
+        from adapterhub_registry.credentials import token_for
+        from adapterhub_registry.http_remote import HttpRemote
+
+        return HttpRemote(name, url, token_for(name, url))
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise RemoteError(name, f'"{url}" is no URL of a directory; write file:///path/to/directory')
+        raise RemoteError(name, f'"{url}" is no URL of a registry; write https://host or file:///directory')
     return DirectoryRemote(name, Path(unquote(parts.path)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from sqlmodel import col, delete, select
@@ -9,8 +10,10 @@ from sqlmodel import col, delete, select
 from adapterhub_registry.blobs import DirectoryBlobs, read_pieces
 from adapterhub_registry.care import Repair, Use, view_files
 from adapterhub_registry.database import Database
-from adapterhub_registry.errors import AdapterHubError
+from adapterhub_registry.errors import AdapterHubError, AdapterNotFoundError, VersionNotFoundError
 from adapterhub_registry.publishing import fill_missing_facts
+from adapterhub_registry.references import adapter_reference
+from adapterhub_registry.remote_version import RemoteVersion
 from adapterhub_registry.remotes import Remote
 from adapterhub_registry.rows import log_event
 from adapterhub_registry.tables import FileHashRow, VersionRow
@@ -46,7 +49,7 @@ class Repairs:
     def restore_blob(self, sha256: str, uses: Sequence[Use], problem: str) -> Repair:
         """Put a whole copy in the place of a blob."""
         inode, why = _inode(self._blobs.path(sha256)), self._nowhere
-        for source, pieces in self._copies(sha256):
+        for source, pieces in self._copies(sha256, uses):
             try:
                 self._drop_views(inode)
                 self._blobs.write(pieces, expected=sha256, source=source, replace=True)
@@ -82,12 +85,14 @@ class Repairs:
         why = "no remote has this version"
         for remote in self._remotes:
             try:
-                there = remote.versions(name).values()
+                found = remote.resolve(replace(adapter_reference(name), selector=digest))
+            except (AdapterNotFoundError, VersionNotFoundError):
+                continue
             except (AdapterHubError, OSError) as exc:
                 why = f"{remote.name}: {exc}"
                 continue
-            manifest = next((v.manifest for v in there if v.manifest.digest == digest), None)
-            if manifest is not None:
+            if isinstance(found, RemoteVersion) and found.digest == digest:
+                manifest = found.manifest
                 with self._database.writing() as session:
                     row = session.get_one(VersionRow, version_id)
                     if row.state == "deleted":
@@ -113,14 +118,15 @@ class Repairs:
             is_done = session.get_one(VersionRow, use.version_id).payload_digest != ""
         return Repair("read again" if is_done else "its files cannot be read", is_done)
 
-    def _copies(self, sha256: str) -> Iterator[tuple[str, Iterable[bytes]]]:
+    def _copies(self, sha256: str, uses: Sequence[Use]) -> Iterator[tuple[str, Iterable[bytes]]]:
         """Yield where there may be a whole copy of a blob."""
         for path in sorted((self._home / "trash").glob(f"*/{sha256}")):
             yield "the trash", read_pieces(path)
+        names = dict.fromkeys(use.label.partition("@")[0] for use in uses)
         for remote in self._remotes:
-            with suppress(AdapterHubError, OSError):
-                if remote.blobs.has(sha256):
-                    yield remote.name, remote.blobs.read(sha256)
+            for name in names:
+                with suppress(AdapterHubError, OSError):
+                    yield remote.name, remote.read(name, sha256)
 
     def _drop_views(self, inode: tuple[int, int] | None) -> None:
         """Remove the files of versions' directories that are links to a blob's old bytes."""

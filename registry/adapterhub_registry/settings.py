@@ -13,19 +13,24 @@ class RegistrySettings:
 
     Attributes:
         home: Directory of all state: `ADAPTERHUB_HOME`, else the user's data directory.
+        token: What remotes over HTTP know this user by: `ADAPTERHUB_TOKEN`; empty if there is none.
+        remote: The remote to use where none is named: `ADAPTERHUB_REMOTE`; empty if there is none.
     """
 
     home: Path
+    token: str = ""
+    remote: str = ""
 
     @classmethod
     def from_environment(cls) -> "RegistrySettings":
-        """Read `ADAPTERHUB_HOME`."""
-        value = os.environ.get("ADAPTERHUB_HOME")
+        """Read `ADAPTERHUB_HOME`, `ADAPTERHUB_TOKEN` and `ADAPTERHUB_REMOTE`."""
+        value, token = os.environ.get("ADAPTERHUB_HOME"), os.environ.get("ADAPTERHUB_TOKEN", "").strip()
+        remote = os.environ.get("ADAPTERHUB_REMOTE", "").strip()
         if value:
-            return cls(home=Path(value).expanduser())
+            return cls(Path(value).expanduser(), token, remote)
         from platformdirs import user_data_path
 
-        return cls(home=user_data_path("adapterhub", appauthor=False))
+        return cls(user_data_path("adapterhub", appauthor=False), token, remote)
 
 
 def ensure_home(home: Path) -> Path:

@@ -32,7 +32,7 @@ def new_draft(staging: Path) -> Generator[tuple[Path, BinaryIO]]:
         path = staging / uuid.uuid4().hex
         try:
             with path.open("xb") as file:
-                if _lock(file, path):
+                if lock_file(file, path):
                     yield path, file
                     return
         finally:
@@ -51,7 +51,7 @@ def linked_draft(staging: Path, source: Path) -> Generator[tuple[Path, BinaryIO]
     os.link(source.resolve(), path)  # a link to a link would be no file
     try:
         with path.open("rb") as file:
-            if not _lock(file, path):
+            if not lock_file(file, path):
                 raise BlockingIOError(errno.EWOULDBLOCK, "another program has locked it")
             yield path, file
     finally:
@@ -65,7 +65,7 @@ def abandoned_drafts(staging: Path) -> Iterator[tuple[Path, int]]:
     for path in sorted(staging.iterdir()):
         try:
             with path.open("rb") as file:
-                if not _lock(file, path):
+                if not lock_file(file, path):
                     continue
                 size = os.fstat(file.fileno()).st_size
         except (FileNotFoundError, IsADirectoryError, PermissionError):
@@ -73,7 +73,7 @@ def abandoned_drafts(staging: Path) -> Iterator[tuple[Path, int]]:
         yield path, size  # nobody opens a draft a second time, so it stays dead without the lock
 
 
-def _lock(file: BinaryIO, path: Path) -> bool:
+def lock_file(file: BinaryIO, path: Path) -> bool:
     """Lock an open file if nobody else has, and say whether its name still means it."""
     try:
         found = path.stat()

@@ -11,7 +11,8 @@ from adapterhub_registry import reading
 from adapterhub_registry.blobs import DirectoryBlobs
 from adapterhub_registry.database import Database
 from adapterhub_registry.describing import Describing, read_card, with_card
-from adapterhub_registry.errors import AdapterNotFoundError, BlobMissingError, FieldError, RemoteError
+from adapterhub_registry.errors import AdapterNotFoundError, BlobMissingError, FieldError
+from adapterhub_registry.exchange import Exchange
 from adapterhub_registry.files import link_file
 from adapterhub_registry.finders import Finders
 from adapterhub_registry.keepers import Keepers
@@ -37,8 +38,6 @@ from adapterhub_registry.sharing import Sharing
 
 if TYPE_CHECKING:
     from adapterhub_registry.intake import PreviewPicture, Staged
-    from adapterhub_registry.remotes import Remote
-    from adapterhub_registry.transfer import Transfer
 
 
 class Anywhere(Enum):
@@ -47,7 +46,7 @@ class Anywhere(Enum):
     ANYWHERE = "anywhere"
 
 
-class Registry(Finders, Keepers, Describing, Sharing):
+class Registry(Finders, Keepers, Describing, Sharing, Exchange):
     """Adapters and their versions on this machine; safe to use from many processes at once.
 
     Args:
@@ -198,13 +197,20 @@ class Registry(Finders, Keepers, Describing, Sharing):
     def resolve(self, reference: str | Reference) -> Version:
         """Return the version that a reference names; without a selector the highest published one.
 
+        One that names a remote is looked up there, and must be here.
+
         Raises:
             ReferenceSyntaxError: It does not follow the grammar.
             AdapterNotFoundError: There is no adapter of that name; near names are suggested.
             VersionNotFoundError: The adapter has no such version.
+            RemoteError: The remote has it, and this registry has not; or the remote cannot be used.
         """
         if isinstance(reference, str):
             reference = parse_reference(reference)
+        if reference.remote:
+            from adapterhub_registry.transfer import resolve_here
+
+            return resolve_here(self, reference, self.remote(reference.remote))
         with self._database.snapshot() as read:
             return reading.read_version(read, reference)
 
@@ -328,86 +334,6 @@ class Registry(Finders, Keepers, Describing, Sharing):
             return self.versions(name)
         except AdapterNotFoundError:
             return []
-
-    def remotes(self) -> dict[str, str]:
-        """Return the remotes: name to URL."""
-        from adapterhub_registry import known_remotes
-
-        return known_remotes.list_remotes(self._database)
-
-    def add_remote(self, name: str, url: str) -> None:
-        """Remember a remote, after opening it once; a remote of that name is replaced.
-
-        Raises:
-            FieldError: The name is malformed.
-            RemoteError: The URL cannot be used.
-        """
-        from adapterhub_registry import known_remotes
-
-        known_remotes.add_remote(self._database, name, url)
-
-    def remove_remote(self, name: str) -> None:
-        """Forget a remote; nothing changes there.
-
-        Raises:
-            RemoteError: There is no remote of that name.
-        """
-        from adapterhub_registry import known_remotes
-
-        known_remotes.remove_remote(self._database, name)
-
-    def only_remote(self) -> str:
-        """Return the name of the one remote there is.
-
-        Raises:
-            RemoteError: There is none, or there are several.
-        """
-        from adapterhub_registry import known_remotes
-
-        return known_remotes.only_remote(self._database)
-
-    def remote(self, name: str) -> "Remote":
-        """Open a remote.
-
-        Raises:
-            RemoteError: There is no remote of that name, or it cannot be used now.
-        """
-        from adapterhub_registry import known_remotes
-        from adapterhub_registry.remotes import open_remote
-
-        return open_remote(name, known_remotes.remote_url(self._database, name))
-
-    def push(
-        self,
-        reference: str,
-        *,
-        remote: str,
-        renumber: bool = False,
-        aliases: Sequence[str] = (),
-    ) -> "Transfer":
-        """Push a version to a remote; see `adapterhub_registry.transfer.push`."""
-        from adapterhub_registry.transfer import push
-
-        return push(
-            self, self.resolve(reference), self.remote(remote), renumber=renumber, aliases=tuple(aliases)
-        )
-
-    def pull(self, reference: str, *, remote: str | None = None, rename: str | None = None) -> "Transfer":
-        """Pull a version from a remote; see `adapterhub_registry.transfer.pull`.
-
-        Args:
-            reference: May name the remote itself: `team:acme/corgi@prod`.
-            remote: The remote's name, if the reference does not name it.
-            rename: Another name for the adapter here.
-        """
-        from adapterhub_registry.transfer import pull
-
-        parsed = parse_reference(reference)
-        name = parsed.remote or remote
-        if not name:
-            raise RemoteError("", "none was named; write team:acme/corgi, or say which")
-        adapter = None if rename is None else adapter_reference(rename).adapter
-        return pull(self, parsed, self.remote(name), rename=adapter)
 
     def close(self) -> None:
         """Close the database."""

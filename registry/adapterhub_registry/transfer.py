@@ -1,17 +1,19 @@
 """Push and pull: missing files only, every byte verified, visible when whole."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adapterhub_registry.blobs import BlobStore
-from adapterhub_registry.errors import VersionConflictError
+from adapterhub_registry.errors import AliasMovedError, RemoteError, VersionConflictError
 from adapterhub_registry.locks import store_kept
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.publication import Details, Publication, Published, StoredFile
 from adapterhub_registry.references import Reference
-from adapterhub_registry.remotes import Remote, RemoteVersion
+from adapterhub_registry.remote_version import RemoteVersion
+from adapterhub_registry.remotes import Progress, Remote
 
 if TYPE_CHECKING:
+    from adapterhub_registry.ancestry import LineageNode
     from adapterhub_registry.store import Registry
 
 
@@ -26,6 +28,8 @@ class Transfer:
         is_new: False if the digest was there already, and nothing changed.
         files_sent: Files that were missing there.
         bytes_sent: Their bytes.
+        yank_reason: Why the version is yanked where it came from; empty if it is not.
+        parents: What was pushed before it.
     """
 
     name: str
@@ -34,6 +38,8 @@ class Transfer:
     is_new: bool
     files_sent: int
     bytes_sent: int
+    yank_reason: str = ""
+    parents: "tuple[Transfer, ...]" = ()
 
 
 def push(
@@ -43,8 +49,10 @@ def push(
     *,
     renumber: bool = False,
     aliases: tuple[str, ...] = (),
+    with_data: bool = False,
+    on_bytes: Progress = lambda _, __: None,
 ) -> Transfer:
-    """Push a version with its documents, previews and what is said of the adapter.
+    """Push a version with its previews and what is said of the adapter.
 
     Files go first and the version last: whatever dies on the way, the remote never lists half a version.
 
@@ -54,53 +62,47 @@ def push(
         remote: Where to.
         renumber: If the number is taken there, take the remote's next one.
         aliases: Aliases to point at it there.
+        with_data: Push the documents beside it too, which may hold captions and settings of the training.
+        on_bytes: Called with (bytes sent, bytes that were missing).
 
     Raises:
         VersionConflictError: The number is taken by another digest there; nothing has changed.
         AliasMovedError: An alias was moved there meanwhile.
         BlobMissingError, OutputError: A file cannot be read here or written there.
+        RemoteError, AccessError: The remote cannot be reached, or does not allow it.
     """
-    there = remote.versions(version.name)
-    same = next((n for n, v in there.items() if v.manifest.digest == version.digest), None)
+    there = remote.digests(version.name)
+    same = next((number for number, digest in there.items() if digest == version.digest), None)
     number, sent = same, (0, 0)
     if number is None:
-        number = version.number
-        if number in there:
-            if not renumber:
-                theirs = there[number].manifest.digest
-                raise VersionConflictError(
-                    version.name, number, ours=version.digest, theirs=theirs, where=remote.name
-                )
-            number = max(there) + 1
-        remote.prepare()
-        documents, previews = registry.documents(version), registry.previews(version)
-        adapter = registry.show(version.name)
-        sent = _copy(version, [*documents, *previews], registry.blobs, remote.blobs)
-        entry = RemoteVersion(
-            number=number,
-            manifest=version.manifest,
-            message=version.message,
-            author=version.author,
-            created=version.created,
-            documents=tuple(documents),
-            previews=tuple(previews),
-            details=Details(
-                title=adapter.title,
-                description=adapter.description,
-                card=adapter.card,
-                kind=adapter.kind,
-                tags=adapter.tags,
-                settings=adapter.settings,
-            ),
-        )
-        remote.publish(version.name, entry)
+        if version.number in there and not renumber:
+            theirs = there[version.number]
+            raise VersionConflictError(
+                version.name, version.number, ours=version.digest, theirs=theirs, where=remote.name
+            )
+        entry = entry_of(registry, version, with_data)
+        sent = remote.send(version.name, files_of(entry), registry.blobs, on_bytes)
+        number = remote.publish(version.name, entry, renumber=renumber)
     for alias in aliases:
-        remote.set_alias(version.name, alias, number, expected=remote.aliases(version.name).get(alias))
+        _set_alias(remote, version.name, alias, number)
     return Transfer(version.name, number, version.digest, same is None, *sent)
 
 
+def parents_of(node: "LineageNode") -> Iterator[str]:
+    """Yield the versions here that one was made of, theirs before them."""
+    for parent in node.parents:
+        yield from parents_of(parent)
+        if parent.is_here and parent.operation != "deleted":
+            yield parent.label
+
+
 def pull(
-    registry: "Registry", reference: Reference, remote: Remote, *, rename: str | None = None
+    registry: "Registry",
+    reference: Reference,
+    remote: Remote,
+    *,
+    rename: str | None = None,
+    on_bytes: Progress = lambda _, __: None,
 ) -> Transfer:
     """Pull a version with its documents and previews; it keeps its number and digest.
 
@@ -111,25 +113,26 @@ def pull(
         reference: What to pull; aliases and `latest` are the remote's.
         remote: Where from.
         rename: Another name for it here; the version then takes the next number of that name.
+        on_bytes: Called with (bytes fetched, bytes that were missing).
 
     Raises:
         AdapterNotFoundError, VersionNotFoundError: The remote has no such thing.
         VersionConflictError: The number is taken by another digest here; nothing has changed.
         DigestMismatchError: A file in the remote is damaged; it was not kept.
+        RemoteError, AccessError: The remote cannot be reached, or does not allow it.
     """
-    found = remote.resolve(reference)
     name = reference.adapter if rename is None else rename
     here = registry.known_versions(name)
-    same = next((v for v in here if v.digest == found.manifest.digest), None)
-    if same is not None:
+    found = remote.resolve(reference, known=[version.digest for version in here])
+    if isinstance(found, str):
+        same = next(version for version in here if version.digest == found)
         return Transfer(same.name, same.number, same.digest, False, 0, 0)
     number = found.number if rename is None else None
     taken = next((v for v in here if v.number == number), None)
     if taken is not None:
         raise VersionConflictError(
-            name, taken.number, ours=taken.digest, theirs=found.manifest.digest, where=remote.name
+            name, taken.number, ours=taken.digest, theirs=found.digest, where=remote.name
         )
-    version = Version(name, found.number, found.manifest, "published", "", "", "")
     publication = Publication(
         name=name,
         manifest=found.manifest,
@@ -139,31 +142,71 @@ def pull(
         created=found.created,
         documents=found.documents,
         previews=found.previews,
-        details=remote.details(reference.adapter) if not here else Details(),
+        details=Details() if here else found.details,
     )
     files = total = 0
 
     def store() -> Published:
         nonlocal files, total
-        sent = _copy(version, [*found.documents, *found.previews], remote.blobs, registry.blobs)
+        sent = remote.fetch(reference.adapter, files_of(found), registry.blobs, on_bytes)
         files, total = files + sent[0], total + sent[1]
         return registry.publish(publication)
 
     published = store_kept(registry.home, store)
     done = published.version
-    return Transfer(done.name, done.number, done.digest, published.is_new, files, total)
+    return Transfer(done.name, done.number, done.digest, published.is_new, files, total, found.yank_reason)
 
 
-def _copy(
-    version: Version, beside: list[StoredFile], source: BlobStore, target: BlobStore
-) -> tuple[int, int]:
-    """Copy every file of a version that the target lacks, verified; return (files, bytes)."""
-    wanted = {file.sha256: file.path for file in version.files} | {item.sha256: item.name for item in beside}
-    files = total = 0
-    for sha256, path in wanted.items():
-        if not target.has(sha256):
-            label = f"{version.name}@{version.number}: {path}"
-            _, size = target.write(source.read(sha256), expected=sha256, source=label)
-            files += 1
-            total += size
-    return files, total
+def resolve_here(registry: "Registry", reference: Reference, remote: Remote) -> Version:
+    """Return the version here that a reference names in a remote.
+
+    Raises:
+        AdapterNotFoundError, VersionNotFoundError: The remote has no such thing.
+        RemoteError: It has, and this registry has not.
+    """
+    here = registry.known_versions(reference.adapter)
+    found = remote.resolve(reference, known=[version.digest for version in here])
+    if isinstance(found, str):
+        return next(version for version in here if version.digest == found)
+    label = f"{reference.adapter}@{found.number}"
+    reason = f"{reference} is {label} there, which is not here; fetch it with: adapterhub pull {reference}"
+    raise RemoteError(remote.name, reason)
+
+
+def entry_of(registry: "Registry", version: Version, with_data: bool) -> RemoteVersion:
+    """Return a version as it travels, with its documents if asked."""
+    adapter = registry.show(version.name)
+    return RemoteVersion(
+        number=version.number,
+        manifest=version.manifest,
+        message=version.message,
+        author=version.author,
+        created=version.created,
+        documents=tuple(registry.documents(version)) if with_data else (),
+        previews=tuple(registry.previews(version)),
+        details=Details(
+            title=adapter.title,
+            description=adapter.description,
+            card=adapter.card,
+            kind=adapter.kind,
+            tags=adapter.tags,
+            settings=adapter.settings,
+        ),
+    )
+
+
+def files_of(entry: RemoteVersion) -> Sequence[StoredFile]:
+    """Return all files of a version and beside it, each digest once."""
+    payload = [StoredFile(file.path, file.sha256, file.size) for file in entry.manifest.files]
+    return list({file.sha256: file for file in (*payload, *entry.documents, *entry.previews)}.values())
+
+
+def _set_alias(remote: Remote, name: str, alias: str, number: int) -> None:
+    before = remote.aliases(name).get(alias)
+    if before == number:
+        return
+    try:
+        remote.set_alias(name, alias, number, expected=before)
+    except AliasMovedError as exc:
+        if exc.found != number:  # an answer that was lost, and asked for again
+            raise

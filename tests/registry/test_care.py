@@ -129,7 +129,7 @@ def test_what_a_remote_has_is_restored(registry: Registry, share: Path, weights:
     assert share.is_dir()
     version = registry.add(weights(1), name="me/ink", documents={"a.txt": b"x"})
     other = registry.add(weights(2), name="me/other")
-    registry.push("me/ink", remote="team")
+    registry.push("me/ink", remote="team", with_data=True)
     before = (registry.resolve("me/ink"), registry.documents(version))
     overwrite(blob(registry, version), b"rot")
     registry.blobs.path(registry.documents(version)[0].sha256).unlink()

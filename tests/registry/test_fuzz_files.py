@@ -31,6 +31,7 @@ from adapterhub_registry.lockfile import make_lock, read_lock
 from adapterhub_registry.manifest import decimal_text
 from adapterhub_registry.record import picture_with_record, png_with_record, read_record
 from adapterhub_registry.references import parse_reference
+from adapterhub_registry.remote_version import RemoteVersion
 from adapterhub_registry.remotes import DirectoryRemote
 from adapterhub_registry.safetensors_header import read_header
 from adapterhub_registry.sidecars import read_sidecars
@@ -268,7 +269,7 @@ def test_what_a_remote_says_is_read_or_refused(count: int, tmp_path: Path) -> No
         remote = DirectoryRemote("team", trial / "share")
         try:
             found = remote.resolve(parse_reference("me/ink@prod"))
-            assert remote.details("me/ink") == found.details
+            assert isinstance(found, RemoteVersion)
         except (RemoteError, DigestMismatchError, VersionNotFoundError):
             return
         assert found.manifest.to_json() == json.loads(good)["manifest"]

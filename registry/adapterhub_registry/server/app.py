@@ -27,6 +27,7 @@ from adapterhub_registry.server.bodies import read_body
 from adapterhub_registry.server.calls import PART_BYTES, Call, Site, read_json, refuse, to_refusal
 from adapterhub_registry.server.errors import RefusalError
 from adapterhub_registry.server.hub_accounts import body_name, find_in_body
+from adapterhub_registry.server.limits import Limits
 from adapterhub_registry.server.observing import Observer
 from adapterhub_registry.server.people import People
 from adapterhub_registry.server.routes import JSON, RAW, ROUTES, STREAM, Route
@@ -37,12 +38,15 @@ from adapterhub_registry.store import Registry
 logger = logging.getLogger(__name__)
 
 
-def create_app(registry: Registry, *, part_bytes: int = PART_BYTES) -> Observer:
+def create_app(
+    registry: Registry, *, part_bytes: int = PART_BYTES, requests_per_minute: int | None = None
+) -> Observer:
     """Return the application that serves a registry.
 
     Args:
         registry: What is served; it stays open.
         part_bytes: Larger uploads come in parts of this size, from clients that can.
+        requests_per_minute: Of one caller; None for any number.
 
     Raises:
         OutputError: The key for signed addresses cannot be written.
@@ -53,6 +57,7 @@ def create_app(registry: Registry, *, part_bytes: int = PART_BYTES) -> Observer:
         tokens=Tokens(registry.database),
         signer=Signer(registry.home),
         part_bytes=part_bytes,
+        limits=Limits(requests_per_minute),
     )
     routes = [
         StarletteRoute(route.path, _endpoint(site, route), methods=[route.method], name=route.path)
@@ -100,8 +105,9 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
     Raises:
         RefusalError: They may not.
     """
-    rule = route.rule
+    rule, address = route.rule, request.client.host if request.client is not None else ""
     if rule.role == "signed":
+        _count(site, request, address)
         if not site.signer.is_signed(request.scope["path"], dict(request.query_params)):
             raise RefusalError(403, "the address is not signed by this server, or its hour is over")
         request.state.caller = request.query_params["user"]
@@ -112,7 +118,13 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
         with site.registry.database.snapshot() as read:
             caller, adapter = find_writable(read, site.people, granted["user"], granted["adapter"])
         return Call(site, request, caller, adapter)
-    call = Call(site, request, read_caller(request, site.tokens, site.people))
+    try:
+        caller = read_caller(request, site.tokens, site.people)
+    except RefusalError:
+        _count(site, request, address)  # who tries tokens is told apart by the address alone
+        raise
+    _count(site, request, f"user {caller.name}" if caller.name else address)
+    call = Call(site, request, caller)
     request.state.caller = call.caller.name
     if rule.role != "public" and rule.where != "address" and not call.caller.name:
         raise RefusalError(401, "this needs a token; set HF_TOKEN", headers={"WWW-Authenticate": "Bearer"})
@@ -122,6 +134,10 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
             call = replace(call, adapter=find_hosted(read, call.caller, name, request))
         require(call.caller, rule.role, call.hosted.namespace, is_public=call.hosted.is_public)
     return call
+
+
+def _count(site: Site, request: Request, caller: str) -> None:
+    request.state.limits = site.limits.count(caller)
 
 
 def _run(route: Route, call: Call) -> Response:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from adapterhub_registry.blobs import DirectoryBlobs
 from adapterhub_registry.server.errors import RefusalError
@@ -33,21 +33,27 @@ async def read_body(request: Request, *, most: int = MAX_BODY) -> bytes:
 
 
 async def pieces(request: Request, *, most: int) -> AsyncIterator[bytes]:
-    """Yield a body in pieces of about a mebibyte.
+    """Yield a body in pieces of about a mebibyte; of one that is cut off, all that came.
 
     Raises:
         RefusalError: It is too large.
+        ClientDisconnect: It was cut off.
     """
     _check_length(request, most)
     held, total = bytearray(), 0
-    async for piece in request.stream():
-        total += len(piece)
-        if total > most:
-            raise too_large(most)
-        held += piece
-        if len(held) >= PIECE:
+    try:
+        async for piece in request.stream():
+            total += len(piece)
+            if total > most:
+                raise too_large(most)
+            held += piece
+            if len(held) >= PIECE:
+                yield bytes(held)
+                held.clear()
+    except ClientDisconnect:
+        if held:
             yield bytes(held)
-            held.clear()
+        raise
     if held:
         yield bytes(held)
 

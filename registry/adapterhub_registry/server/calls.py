@@ -20,6 +20,7 @@ from adapterhub_registry.server.errors import (
     XetFormatError,
     XorbMissingError,
 )
+from adapterhub_registry.server.limits import Limits
 from adapterhub_registry.server.metrics import Metrics
 from adapterhub_registry.server.people import People
 from adapterhub_registry.server.signing import Signer
@@ -38,6 +39,7 @@ STATUSES: Mapping[type[AdapterHubError], tuple[int, str]] = {
     errors.AliasMovedError: (409, ""),
     errors.VersionConflictError: (409, ""),
     errors.VersionInUseError: (409, ""),
+    errors.BusyError: (409, ""),
     **dict.fromkeys(
         (errors.FieldError, errors.WeightsError, errors.PickleRefusedError, errors.PictureError), (400, "")
     ),
@@ -52,6 +54,14 @@ STATUSES: Mapping[type[AdapterHubError], tuple[int, str]] = {
     errors.OutputError: (507, ""),
 }
 """How errors of the library are answered; those of 500 and more keep their message, which names files."""
+FIELDS: Mapping[type[AdapterHubError], Sequence[str]] = {
+    errors.VersionConflictError: ("number", "ours", "theirs"),
+    errors.VersionNotFoundError: ("selector", "versions", "aliases"),
+    errors.AliasMovedError: ("alias", "expected", "found"),
+    errors.TombstoneError: ("number", "digest"),
+    errors.DigestMismatchError: ("expected", "found", "source"),
+}
+"""What else our own client is told of an error, to raise it again."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +75,14 @@ class Site:
         signer: Signs addresses.
         metrics: What `/metrics` says.
         part_bytes: Larger uploads come in parts of this size.
+        limits: How many requests a caller may send.
     """
 
     registry: Registry
     people: People
     tokens: Tokens
     signer: Signer
+    limits: Limits
     metrics: Metrics = field(default_factory=Metrics)
     part_bytes: int = PART_BYTES
 
@@ -182,7 +194,8 @@ def to_refusal(error: AdapterHubError) -> RefusalError | None:
     for kind, (status, code) in STATUSES.items():
         if isinstance(error, kind):
             message = str(error) if status < 500 else "the server cannot do this now; try again later"
-            return RefusalError(status, message, code=code)
+            table = {name: getattr(error, name) for name in FIELDS.get(kind, ())}
+            return RefusalError(status, message, code=code, table={"code": error.code, **table})
     return None
 
 

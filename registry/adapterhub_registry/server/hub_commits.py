@@ -111,7 +111,7 @@ def _stored(call: Call, path: str, values: dict[str, Any]) -> TreeFile:
         except UnicodeDecodeError as exc:
             raise FieldError("file", path, "it is no text in UTF-8") from exc
     sha256, size = call.registry.blobs.write([content])
-    _check_weights(call, path, sha256)
+    check_weights(call, path, sha256)
     return TreeFile(size, sha256, "" if is_kept_by_lfs(path, size) else git_sha1(content))
 
 
@@ -125,11 +125,11 @@ def _uploaded(call: Call, path: str, values: dict[str, Any]) -> TreeFile:
     blob = call.registry.blobs.path(oid)
     with blob.open("rb") as file:
         check_kind(path, file.read(START_BYTES), size)
-    _check_weights(call, path, oid)
+    check_weights(call, path, oid)
     return TreeFile(size, oid, "" if is_kept_by_lfs(path, size) else git_sha1(call.registry.read(oid)))
 
 
-def _check_weights(call: Call, path: str, sha256: str) -> None:
+def check_weights(call: Call, path: str, sha256: str) -> None:
     """Check the whole header of weights; errors name the file as its owner knows it."""
     if not is_weights(path):
         return

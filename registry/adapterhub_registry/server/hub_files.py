@@ -33,7 +33,7 @@ def resolve(call: Call) -> Response:
     }
     if file.is_lfs:
         headers |= {"X-Linked-ETag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
-    if _is_known(call.request.headers.get("if-none-match", ""), file.etag):
+    if is_known(call.request.headers.get("if-none-match", ""), file.etag):
         return Response(status_code=304, headers=headers)
     blob = call.registry.blobs.path(file.sha256)
     try:
@@ -43,7 +43,7 @@ def resolve(call: Call) -> Response:
     return BlobResponse(blob, headers=headers, media_type=_media_type(path), stat_result=found)
 
 
-def _is_known(header: str, etag: str) -> bool:
+def is_known(header: str, etag: str) -> bool:
     """Say whether a client has the file already."""
     known = [item.strip().removeprefix("W/").strip('"') for item in header.split(",")]
     return etag in known or known == ["*"]

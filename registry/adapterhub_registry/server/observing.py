@@ -32,14 +32,16 @@ class Observer:
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         identifier = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         state: dict[str, Any] = scope.setdefault("state", {})
-        state |= {"request": identifier, "route": "unknown", "caller": ""}
+        state |= {"request": identifier, "route": "unknown", "caller": "", "limits": {}}
         status, sent, began = 500, 0, time.perf_counter()
 
         async def note(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", identifier.encode())]
+                told = {"X-Request-Id": identifier, **state["limits"]}
+                added = [(name.lower().encode(), text.encode()) for name, text in told.items()]
+                message["headers"] = [*message.get("headers", ()), *added]
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
             await send(message)

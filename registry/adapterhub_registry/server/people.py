@@ -28,6 +28,7 @@ RESERVED = frozenset(
         "blobs",
         "favicon.ico",
         "robots.txt",
+        "openapi.json",
     }
 )
 """First parts of addresses that mean something else."""

@@ -19,13 +19,21 @@ STOP_S = 30
 BACKLOG = 2048
 
 
-def serve(home: Path | None, *, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+def serve(
+    home: Path | None,
+    *,
+    host: str,
+    port: int,
+    requests_per_minute: int | None,
+    on_ready: Callable[[str], None],
+) -> None:
     """Serve a registry until the process is told to stop; requests that are being answered end first.
 
     Args:
         home: Of the registry; None means that of the environment.
         host: The address to listen at.
         port: Likewise; 0 takes a free one.
+        requests_per_minute: Of one user, or one address without a token; None for any number.
         on_ready: Called with the server's address once clients can reach it.
 
     Raises:
@@ -43,7 +51,7 @@ def serve(home: Path | None, *, host: str, port: int, on_ready: Callable[[str], 
         with _listen(host, port) as listening:
             _log_to_stderr()
             config = uvicorn.Config(
-                create_app(registry),
+                create_app(registry, requests_per_minute=requests_per_minute),
                 log_config=None,
                 access_log=False,
                 server_header=False,

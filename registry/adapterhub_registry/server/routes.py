@@ -1,9 +1,10 @@
 """Every address that the server answers, with its rule: who may use it."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
 
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from adapterhub_registry.server import (
     hub_accounts,
@@ -13,6 +14,10 @@ from adapterhub_registry.server import (
     hub_trees,
     hub_uploads,
     lfs,
+    openapi,
+    own_blobs,
+    own_reading,
+    own_writing,
     refs,
     xet,
 )
@@ -46,6 +51,8 @@ class Route:
         rule: Who may use it.
         endpoint: What answers it: a function, which runs in a thread, or a coroutine for long bodies.
         body: How the body is read before: `json` as an object, `raw` as bytes, `stream` by the endpoint.
+        query: What may stand behind the address.
+        fields: Of the JSON object that the body is: name to its types in JSON, with `|` between them.
     """
 
     method: str
@@ -53,6 +60,8 @@ class Route:
     rule: Rule
     endpoint: Endpoint
     body: str = NONE
+    query: Sequence[str] = ()
+    fields: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def healthz(call: Call) -> Response:
@@ -67,6 +76,18 @@ def metrics(call: Call) -> Response:
     return PlainTextResponse(call.site.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
+def openapi_document(call: Call) -> Response:
+    """Say in OpenAPI what the server answers."""
+    return answer(openapi.document(ROUTES, origin=call.origin, version=version("adapterhub")))
+
+
+def openapi_page(call: Call) -> Response:
+    """Show what the server answers."""
+    del call
+    policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+    return HTMLResponse(openapi.page(ROUTES), headers={"Content-Security-Policy": policy})
+
+
 def no_namespace(call: Call) -> Response:
     """Answer for repositories without a namespace, such as `gpt2`: there are none here."""
     raise not_found(call.part("name"))
@@ -74,6 +95,7 @@ def no_namespace(call: Call) -> Response:
 
 M = "/api/models/{namespace}/{name}"
 R = "/{namespace}/{name}"
+V = "/v1/adapters/{namespace}/{name}"
 LFS = "/{namespace}/{name}.git/info/lfs/objects"
 XET = granted_path("{generation}")
 
@@ -117,6 +139,46 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", f"{M}/branch/{{branch:path}}", WRITER, refs.delete_branch),
     Route("POST", f"{M}/tag/{{revision}}", WRITER, refs.create_tag, JSON),
     Route("DELETE", f"{M}/tag/{{tag}}", WRITER, refs.delete_tag),
+    # Our own protocol.
+    Route("GET", "/openapi.json", PUBLIC, openapi_document),
+    Route("GET", "/v1", PUBLIC, openapi_page),
+    Route(
+        "GET",
+        "/v1/search",
+        PUBLIC,
+        own_reading.search,
+        query=("q", *own_reading.FILTERS, "sort", "limit", "after"),
+    ),
+    Route("GET", "/v1/by-hash/{hash}", PUBLIC, own_reading.find_hash),
+    Route(
+        "POST",
+        "/v1/adapters",
+        NAMESPACE_WRITER,
+        own_writing.create_adapter,
+        JSON,
+        fields={"name": "string", "visibility": "string"},
+    ),
+    Route("GET", V, READER, own_reading.show_adapter),
+    Route("GET", f"{V}/events", READER, own_reading.list_events, query=("limit", "before")),
+    Route("GET", f"{V}/versions/{{selector}}", READER, own_reading.show_version, query=("documents",)),
+    Route("GET", f"{V}/versions/{{selector}}/lineage", READER, own_reading.lineage),
+    Route("GET", f"{V}/versions/{{selector}}/previews/{{position}}", READER, own_reading.show_preview),
+    Route("GET", f"{V}/blobs/{{sha256}}", READER, own_blobs.get_blob),
+    Route("POST", f"{V}/missing", WRITER, own_blobs.missing, JSON, fields={"blobs": "array"}),
+    Route("PUT", f"{V}/blobs/{{sha256}}", WRITER, own_blobs.put_blob, STREAM),
+    Route("POST", f"{V}/versions", WRITER, own_writing.publish, JSON, fields=own_writing.VERSION),
+    Route(
+        "PUT",
+        f"{V}/aliases/{{alias}}",
+        WRITER,
+        own_writing.set_alias,
+        JSON,
+        fields={"number": "integer", "expected": "integer|null"},
+    ),
+    Route(
+        "POST", f"{V}/versions/{{selector}}/yank", WRITER, own_writing.yank, JSON, fields={"reason": "string"}
+    ),
+    Route("DELETE", f"{V}/versions/{{selector}}/yank", WRITER, own_writing.unyank),
     # Names without a namespace, which other hubs have.
     Route("GET", "/api/models/{name}", PUBLIC, no_namespace),
     Route("GET", "/api/models/{name}/revision/{revision}", PUBLIC, no_namespace),

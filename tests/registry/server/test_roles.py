@@ -30,6 +30,12 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/xet/{generation}/v2/shards"): b"shard",
     ("POST", "/api/models/{namespace}/{name}/branch/{branch:path}"): {},
     ("POST", "/api/models/{namespace}/{name}/tag/{revision}"): {"tag": "prod"},
+    ("POST", "/v1/adapters"): {"name": "acme/{new}"},
+    ("POST", "/v1/adapters/{namespace}/{name}/missing"): {"blobs": []},
+    ("PUT", "/v1/adapters/{namespace}/{name}/blobs/{sha256}"): b"abc",
+    ("POST", "/v1/adapters/{namespace}/{name}/versions"): {"number": 1},
+    ("PUT", "/v1/adapters/{namespace}/{name}/aliases/{alias}"): {"number": 1, "expected": None},
+    ("POST", "/v1/adapters/{namespace}/{name}/versions/{selector}/yank"): {"reason": "bad"},
 }
 
 
@@ -53,12 +59,21 @@ def send(served: Served, route: Route, adapter: str, mark: str, by: str) -> Answ
         "oid": OID,
         "generation": "0" * 18,
         "prefix": "default",
+        "sha256": OID,
         "hash": OID,
+        "selector": "1",
+        "alias": "prod",
+        "position": "1",
     }
     path = route.path.replace(":path", "").format(**values)
     body = BODIES.get((route.method, route.path))
     if isinstance(body, dict):
-        names = {"{new}": f"new-{mark}", "{adapter}": adapter, "{doomed}": f"doomed-{mark}"}
+        names = {
+            "{new}": f"new-{mark}",
+            "acme/{new}": f"acme/newer-{mark}",
+            "{adapter}": adapter,
+            "{doomed}": f"doomed-{mark}",
+        }
         body = {key: names.get(str(value), value) for key, value in body.items()}
     return served.ask(route.method, path, body, by=by)
 
