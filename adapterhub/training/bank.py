@@ -191,8 +191,9 @@ class LoraBank:
     def share(self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None) -> None:
         """Say whose samples come next: `counts[i]` of `slots[i]`, one after another, in its step `steps[i]`.
 
-        Without steps nothing is dropped, as it must be to look at what is trained. A forward of a multiple
-        of so many samples has that multiple of each, as text encoders have that read prompts in chunks.
+        Of nobody, so that the base is as it was. Without steps nothing is dropped, as it must be to look at
+        what is trained. A forward of a multiple of so many samples has that multiple of each, as text
+        encoders have that read prompts in chunks.
         """
         self._share = _Share(tuple(slots), tuple(counts), None if steps is None else tuple(steps))
 
@@ -263,6 +264,8 @@ class LoraBank:
 
         def add_updates(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             share = self._share
+            if not share.slots:
+                return output
             times, rest = divmod(len(output), sum(share.counts))
             if rest:
                 raise RuntimeError(f"{len(output)} samples cannot be shared as {share.counts}")

@@ -14,6 +14,7 @@ from adapterhub.training.cache import EncodingCache, module_digest
 from adapterhub.training.dataset import Dataset, Example
 from adapterhub.training.executor import Rows
 from adapterhub.training.losses import latent_mask
+from adapterhub.training.text import caption_tokens
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
@@ -91,6 +92,10 @@ class Encoder:
 
         return self._get(("caption", text, chunks, *self._text), encode)
 
+    def tokens(self, text: str, *, chunks: int) -> Tensor:
+        """Return the tokens of a caption, `(chunks, 2, 77)`; see `caption_tokens`."""
+        return caption_tokens(self._pipeline, text, chunks=chunks)
+
     def _get(self, key: tuple[object, ...], encode: Any) -> Mapping[str, Tensor]:
         if key in self._remembered:
             self._remembered.move_to_end(key)
@@ -113,6 +118,7 @@ class Reading:
         batch_size: Pictures a pass, at most.
         chunks: Of 75 tokens that are read of each caption.
         unmasked_weight: What the parts count that a mask leaves out.
+        trains_text: Whether text encoders are trained, so that captions are wanted as tokens.
     """
 
     name: str
@@ -120,6 +126,7 @@ class Reading:
     batch_size: int
     chunks: int = 1
     unmasked_weight: float = 0.0
+    trains_text: bool = False
 
 
 class AdapterRows:
@@ -145,6 +152,7 @@ class AdapterRows:
         """Return what these showings are: all of one bucket."""
         read = [self._read(showing) for showing in showings]
         examples = [self._examples[showing.sample] for showing in showings]
+        texts = [self._text(showing) for showing in showings]
         masks = [own["mask"] if "mask" in own else torch.ones_like(own["mean"][:1]) for own in read]
         placements = [item.placement for item in examples]
         return Rows(
@@ -155,6 +163,8 @@ class AdapterRows:
             size_ids=torch.tensor([place.size_ids for place in placements if place]).float(),
             mask=torch.stack(masks) if any("mask" in own for own in read) else None,
             is_prior=[item.source.is_prior for item in examples],
+            tokens=torch.stack([self._tokens(text) for text in texts]) if self._reading.trains_text else None,
+            is_dropped=[text is None for text in texts],
         )
 
     def encode_all(self, passes: int) -> Iterator[tuple[int, int]]:
@@ -178,6 +188,9 @@ class AdapterRows:
         if text is None:  # as SDXL was trained without a caption: with zeros in place of states
             caption = {part: torch.zeros_like(value) for part, value in caption.items()}
         return {**picture, **caption}
+
+    def _tokens(self, text: str | None) -> Tensor:
+        return self._encoder.tokens(text or "", chunks=self._reading.chunks)
 
     def _is_flipped(self, showing: Showing) -> bool:
         reading = self._reading

@@ -29,6 +29,7 @@ from adapterhub.training.plan import AdapterPlan, GroupPlan
 from adapterhub.training.rows import AdapterRows, Encoder
 from adapterhub.training.samples import draw_samples
 from adapterhub.training.stopping import Stop
+from adapterhub.training.text import TEXT_ENCODERS, CaptionEncoder
 from adapterhub_registry.files import make_directory, write_atomically
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.store import Registry
@@ -116,7 +117,8 @@ class Run:
         trainees = [self._trainee(item) for item in self._items.values()]
         slots = min(len(trainees), site.config.group.max_adapters)
         network = self._network(slots)
-        executor = Executor(site.pipeline.unet, network, trainees, slots=slots)
+        encode = CaptionEncoder([site.pipeline.text_encoder, site.pipeline.text_encoder_2])
+        executor = Executor(site.pipeline.unet, network, trainees, slots=slots, encode_captions=encode)
         if found is not None:
             self._restore(executor, found)
         events = Events(
@@ -149,9 +151,11 @@ class Run:
         )
 
     def _network(self, slots: int) -> Any:
-        unet = self._site.pipeline.unet
+        pipeline = self._site.pipeline
         configs = [item.config.network for item in self._items.values()]
-        return LoraBank({"unet": unet}, configs, slots=slots, device=unet.device)
+        text = TEXT_ENCODERS if any(config.trains_text for config in configs) else ()
+        components = {name: getattr(pipeline, name) for name in ("unet", *text)}
+        return LoraBank(components, configs, slots=slots, device=pipeline.unet.device)
 
     def _restore(self, executor: Executor, found: Checkpoint) -> None:
         torch.set_num_threads(found.threads)
