@@ -109,6 +109,13 @@ class TrainConfig:
         problems = _duplicates([adapter.name for adapter in self.adapters])
         if not self.adapters:
             problems.append("there must be at least one [[adapters]] table")
+        if self.group.executor == "stacked":
+            problems += [
+                f'group.executor "stacked" trains lora alone, and {adapter.name} is '
+                f'{adapter.network.algorithm}; set it to "auto"'
+                for adapter in self.adapters
+                if adapter.network.algorithm != "lora"
+            ]
         if problems:
             raise ConfigError("the config", problems)
 

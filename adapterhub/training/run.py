@@ -11,7 +11,9 @@ import torch
 
 from adapterhub.bases.find import Base
 from adapterhub.errors import TrainingError, TrainingStoppedError
+from adapterhub.formats.container import safetensors_bytes
 from adapterhub.formats.diffusers import diffusers_bytes
+from adapterhub.formats.kohya import kohya_tensors
 from adapterhub.training.bank import LoraBank
 from adapterhub.training.checkpoint import (
     Checkpoint,
@@ -25,6 +27,7 @@ from adapterhub.training.config import TrainConfig, config_document
 from adapterhub.training.environment import environment
 from adapterhub.training.executor import Events, Executor, Network, Trainee, Training
 from adapterhub.training.objective import ObjectiveTable
+from adapterhub.training.peft_network import PeftNetwork
 from adapterhub.training.plan import AdapterPlan, GroupPlan
 from adapterhub.training.rows import AdapterRows, Encoder
 from adapterhub.training.samples import draw_samples
@@ -119,8 +122,6 @@ class Run:
         network = self._network(slots)
         encode = CaptionEncoder([site.pipeline.text_encoder, site.pipeline.text_encoder_2])
         executor = Executor(site.pipeline.unet, network, trainees, slots=slots, encode_captions=encode)
-        if found is not None:
-            self._restore(executor, found)
         events = Events(
             on_step=self._after_step,
             on_pass=self._after_pass,
@@ -128,6 +129,8 @@ class Run:
             should_stop=lambda: stop.is_asked,
         )
         with network:
+            if found is not None:
+                self._restore(executor, found)
             is_done = executor.run(events)
         if not is_done:
             self._save(executor.active)
@@ -155,6 +158,8 @@ class Run:
         configs = [item.config.network for item in self._items.values()]
         text = TEXT_ENCODERS if any(config.trains_text for config in configs) else ()
         components = {name: getattr(pipeline, name) for name in ("unet", *text)}
+        if configs[0].algorithm != "lora":
+            return PeftNetwork(components, device=pipeline.unet.device)
         return LoraBank(components, configs, slots=slots, device=pipeline.unet.device)
 
     def _restore(self, executor: Executor, found: Checkpoint) -> None:
@@ -203,7 +208,11 @@ class Run:
         config = item.config
         stem = config.name.lower().replace("/", "--")
         path = self._directory / f"{stem}.safetensors"
-        write_atomically(path, diffusers_bytes(network.tensors(training.slot)))
+        # diffusers loads LoRA and DoRA alone; every peer reads the others as LyCORIS spells them.
+        tensors = network.tensors(training.slot)
+        is_peft = config.network.algorithm in ("lora", "dora")
+        content = diffusers_bytes(tensors) if is_peft else safetensors_bytes(kohya_tensors(tensors), {})
+        write_atomically(path, content)
         if training.error:
             self.failed.append(TrainingError(config.name, training.step + 1, training.error))
             self._ended[training.trainee.name] = Ended(training.step, training.error)
