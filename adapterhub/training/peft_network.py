@@ -148,8 +148,9 @@ class PeftNetwork:
     def _parts(self, target: Target) -> dict[str, nn.Parameter]:
         """Return a layer's parameters by the names that files have."""
         layer: Any = self._layer(target)
+        names: tuple[str, ...] = layer.adapter_layer_names
         found: dict[str, nn.Parameter] = {}
-        for name in layer.adapter_layer_names:
+        for name in names:
             part = getattr(layer, name)
             if ADAPTER in part:
                 value = part[ADAPTER]
