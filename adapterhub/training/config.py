@@ -109,6 +109,12 @@ class TrainConfig:
         problems = _duplicates([adapter.name for adapter in self.adapters])
         if not self.adapters:
             problems.append("there must be at least one [[adapters]] table")
+        if self.base.compile:
+            problems += [
+                f"base.compile must be false for {adapter.name}: {reason}"
+                for adapter in self.adapters
+                if (reason := adapter.network.cannot_compile)
+            ]
         if self.group.executor == "stacked":
             problems += [
                 f'group.executor "stacked" trains lora alone, and {adapter.name} is '

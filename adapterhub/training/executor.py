@@ -20,6 +20,11 @@ PATIENCE = 4
 """Passes that an adapter waits at most while others are trained in another shape."""
 
 
+HALF_SCALE = 2.0**14
+"""What losses are multiplied by under float16, and gradients divided by: those of a mean over a picture's
+latents begin near 1e-5, where float16 has few digits left."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """What one adapter's pass reads, on the CPU in float32.
@@ -195,6 +200,7 @@ class Executor:
         self._unet = unet
         self._encode_captions = encode_captions
         self._network = network
+        self._scale = HALF_SCALE if unet.dtype == torch.float16 else 1.0
         self._queue = deque(trainees)
         self._free = list(range(slots))
         self._dtype = dtype
@@ -247,7 +253,7 @@ class Executor:
             one.waited = 0 if one in chosen else one.waited + 1
         losses = self._losses(chosen, [rows[one.slot] for one in chosen])
         shares = torch.tensor([1 / one.trainee.accumulation for one in chosen], dtype=losses.dtype)
-        (losses * shares.to(losses.device)).sum().backward()
+        (losses * (shares * self._scale).to(losses.device)).sum().backward()
         for one, loss in zip(chosen, losses.detach().tolist(), strict=True):
             one.passes += 1
             one.loss_sum += loss / one.trainee.accumulation
@@ -327,6 +333,9 @@ class Executor:
         """Change an adapter's factors, or freeze it as it was if its loss or gradient is no number."""
         config, trainee = one.trainee.optimizer, one.trainee
         gradients = [parameter.grad for parameter in one.parameters if parameter.grad is not None]
+        if self._scale != 1:
+            for gradient in gradients:
+                gradient.div_(self._scale)
         norm = torch.nn.utils.get_total_norm(gradients)
         loss, one.loss_sum = one.loss_sum, 0.0
         if not (math.isfinite(loss) and math.isfinite(norm.item())):

@@ -102,6 +102,15 @@ class NetworkConfig:
         """Whether text encoders have layers."""
         return self.text_rank > 0
 
+    @property
+    def cannot_compile(self) -> str:
+        """Why its layers cannot be compiled; empty if they can."""
+        if self.algorithm != "lora":
+            return f"PEFT's layers of {self.algorithm} take the place of modules in the blocks"
+        if self.dropout or self.rank_dropout or self.module_dropout:
+            return "its dropouts draw other masks in each step"
+        return ""
+
 
 @dataclass(frozen=True)
 class LayerSize:

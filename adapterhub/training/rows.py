@@ -1,7 +1,8 @@
 """What each pass of an adapter reads: its pictures and captions as the base encodes them."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,17 @@ class Encoder:
     Args:
         pipeline: Of the base.
         cache: Where results are kept.
+        at_hand: Has the VAE and the text encoders on the device, for what the cache lacks.
     """
 
-    def __init__(self, pipeline: "StableDiffusionXLPipeline", cache: EncodingCache) -> None:
+    def __init__(
+        self,
+        pipeline: "StableDiffusionXLPipeline",
+        cache: EncodingCache,
+        *,
+        at_hand: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._at_hand = at_hand
         self._pipeline: Any = pipeline
         self._cache = cache
         self._prompts = PromptCache(pipeline)
@@ -96,11 +105,18 @@ class Encoder:
         """Return the tokens of a caption, `(chunks, 2, 77)`; see `caption_tokens`."""
         return caption_tokens(self._pipeline, text, chunks=chunks)
 
-    def _get(self, key: tuple[object, ...], encode: Any) -> Mapping[str, Tensor]:
+    def _get(
+        self, key: tuple[object, ...], encode: Callable[[], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
         if key in self._remembered:
             self._remembered.move_to_end(key)
             return self._remembered[key]
-        tensors = self._cache.get(key, encode)
+
+        def make() -> Mapping[str, Tensor]:
+            with self._at_hand():
+                return encode()
+
+        tensors = self._cache.get(key, make)
         self._remembered[key] = tensors
         self._size += _bytes(tensors)
         while self._size > REMEMBERED_BYTES and len(self._remembered) > 1:

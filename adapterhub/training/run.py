@@ -3,12 +3,14 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from adapterhub.bases.compiled import CompiledBlocks, compiler_name
 from adapterhub.bases.find import Base
 from adapterhub.errors import TrainingError, TrainingStoppedError
 from adapterhub.formats.container import safetensors_bytes
@@ -26,6 +28,7 @@ from adapterhub.training.checkpoint import (
 from adapterhub.training.config import TrainConfig, config_document
 from adapterhub.training.environment import environment
 from adapterhub.training.executor import Events, Executor, Network, Trainee, Training
+from adapterhub.training.loading import IdleParts, idle_parts
 from adapterhub.training.objective import ObjectiveTable
 from adapterhub.training.peft_network import PeftNetwork
 from adapterhub.training.plan import AdapterPlan, GroupPlan
@@ -71,6 +74,7 @@ class Site:
         base: What is trained on.
         config: What is trained.
         pipeline: Of the base.
+        idle: Likewise.
         encoder: Likewise.
         registry: Where versions go; runs lie in its home.
     """
@@ -78,6 +82,7 @@ class Site:
     base: Base
     config: TrainConfig
     pipeline: "StableDiffusionXLPipeline"
+    idle: IdleParts
     encoder: Encoder
     registry: Registry
 
@@ -105,6 +110,7 @@ class Run:
         self._passes = 0
         self._began: dict[str, tuple[float, int]] = {}
         self._is_due = False
+        self._blocks: CompiledBlocks | None = None
         self.versions: dict[str, Version] = {}
         self.failed: list[TrainingError] = []
 
@@ -128,7 +134,10 @@ class Run:
             on_end=lambda training: self._end(training, network),
             should_stop=lambda: stop.is_asked,
         )
-        with network:
+        idle = idle_parts(site.pipeline.unet.device, trains_text=self._trains_text)
+        name = compiler_name(site.config.base.compile)
+        with site.idle.away(idle), network, closing(CompiledBlocks(site.pipeline.unet, name)) as blocks:
+            self._blocks = blocks
             if found is not None:
                 self._restore(executor, found)
             is_done = executor.run(events)
@@ -153,10 +162,24 @@ class Run:
             rows=rows,
         )
 
+    @property
+    def _trains_text(self) -> bool:
+        return any(item.config.network.trains_text for item in self._items.values())
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Have the whole pipeline at hand, and nothing compiled for the few pictures of a run."""
+        if self._blocks is not None:
+            self._blocks.run(compiled=False)
+        with self._site.idle.at_hand():
+            yield
+        if self._blocks is not None:
+            self._blocks.run(compiled=True)
+
     def _network(self, slots: int) -> Any:
         pipeline = self._site.pipeline
         configs = [item.config.network for item in self._items.values()]
-        text = TEXT_ENCODERS if any(config.trains_text for config in configs) else ()
+        text = TEXT_ENCODERS if self._trains_text else ()
         components = {name: getattr(pipeline, name) for name in ("unet", *text)}
         if configs[0].algorithm != "lora":
             return PeftNetwork(components, device=pipeline.unet.device)
@@ -218,14 +241,15 @@ class Run:
             self._ended[training.trainee.name] = Ended(training.step, training.error)
             return
         network.share([training.slot], [1])
-        previews = draw_samples(
-            self._site.pipeline,
-            config.validation.prompts,
-            seed=config.validation.seed,
-            folder=self._directory,
-            stem=stem,
-            base=self._site.base.name,
-        )
+        with self._drawing():
+            previews = draw_samples(
+                self._site.pipeline,
+                config.validation.prompts,
+                seed=config.validation.seed,
+                folder=self._directory,
+                stem=stem,
+                base=self._site.base.name,
+            )
         last = training.losses[-max(len(training.losses) // 10, 1) :]
         report = {
             "steps": len(training.losses),
