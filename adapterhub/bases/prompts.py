@@ -165,6 +165,24 @@ def count_tokens(pipeline: "StableDiffusionXLPipeline", text: str, *, syntax: st
     return PromptSize(sum(len(chunk) for chunk in chunks), len(chunks))
 
 
+def plain_tokens(pipeline: "StableDiffusionXLPipeline", text: str) -> "Tensor":
+    """Return the tokens that a plain text is encoded from, `(chunks, encoders, 77)`.
+
+    Both text encoders, run on each chunk alone, give the numbers of `PromptCache.encode` with them.
+
+    Raises:
+        PromptError: It is no text.
+    """
+    sections = parse_prompt(text, "plain")
+    chunks = _chunks(pipeline, text, sections)
+    tokenizers = _tokenizers(pipeline)
+    letters = "".join(span.text for section in sections for span in section)
+    if len(chunks) == 1 and _fits(pipeline, letters):
+        return torch.tensor([[_row(own, _numbers(pipeline, own, [letters])[0]) for own in tokenizers]])
+    numbers = [[token.number for token in chunk] for chunk in chunks]
+    return torch.tensor([[_row(own, chunk) for own in tokenizers] for chunk in numbers])
+
+
 @dataclass(frozen=True)
 class _Token:
     number: int
@@ -244,6 +262,12 @@ def _cut(tokens: list[_Token], length: int, comma: int) -> Iterator[list[_Token]
     yield tokens
 
 
+def _row(tokenizer: Any, numbers: list[int]) -> list[int]:
+    """Return the tokens of one chunk between those that begin, end and fill it."""
+    row = [tokenizer.bos_token_id, *numbers, tokenizer.eos_token_id]
+    return row + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(row))
+
+
 def _encode_chunk(pipeline: "StableDiffusionXLPipeline", chunk: list[_Token]) -> PromptEmbedding:
     """Encode one chunk, as `encode_prompt` encodes a prompt, and weigh the states of its tokens."""
     device = pipeline._execution_device
@@ -251,9 +275,8 @@ def _encode_chunk(pipeline: "StableDiffusionXLPipeline", chunk: list[_Token]) ->
     encoders: list[Any] = [one for one in (pipeline.text_encoder, pipeline.text_encoder_2) if one is not None]
     outputs: list[Any] = []
     for tokenizer, encoder in zip(_tokenizers(pipeline), encoders, strict=True):
-        row = [tokenizer.bos_token_id, *numbers, tokenizer.eos_token_id]
-        row += [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(row))
-        outputs.append(encoder(torch.tensor([row], device=device), output_hidden_states=True))
+        row = torch.tensor([_row(tokenizer, numbers)], device=device)
+        outputs.append(encoder(row, output_hidden_states=True))
     states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
     weights = torch.ones(states.shape[1], device=states.device)
     weights[1 : 1 + len(chunk)] = torch.tensor([token.weight for token in chunk], device=states.device)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.bases.companions import find_controlnet, find_refiner
+from adapterhub.bases.compiled import compiler_name
 from adapterhub.bases.find import Base, find_base
 from adapterhub.bases.load import choose_device, is_writable, load_pipeline
 from adapterhub.bases.wrapped import base_of
 from adapterhub.errors import ArchitectureError
-from adapterhub.runtime.compiled import compiler_name
 from adapterhub.runtime.generating import Generating
 from adapterhub.runtime.loading import Loader
 from adapterhub.runtime.painter import Painter
@@ -106,7 +106,7 @@ class Runtime(Generating):
             pristine: Where the base's weights are kept while others stand in their place: `gpu`, beside them;
                 `pinned`, in the host's memory; `mmap`, in a mapped file.
             compile: Whether the UNet's blocks are compiled, for each size of pictures at its first use; or by
-                which of `adapterhub.runtime.compiled.COMPILERS`.
+                which of `adapterhub.bases.compiled.COMPILERS`.
             reserve_rank: The low-rank and the mixed plane are compiled too, and take plain LoRAs up to this
                 rank, that of all adapters together on a module.
             controlnet: Directory of a ControlNet, for pictures with a `Control`; see `find_controlnet`.

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from adapterhub.bases.compiled import CompiledBlocks
 from adapterhub.errors import PlaneError
 from adapterhub.lora.weights import COMPONENTS, AdapterTensors, Target
 from adapterhub.runtime.active import ActivePlan, Stack, text_encoder_digest
-from adapterhub.runtime.compiled import CompiledBlocks
 from adapterhub.runtime.fused import FusedPlane
 from adapterhub.runtime.low_rank import LowRankPlane, rank_of
 from adapterhub.runtime.region_plane import RegionPlane

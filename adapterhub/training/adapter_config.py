@@ -212,6 +212,8 @@ class AdapterConfig:
             if getattr(self, name) < 1:
                 problems.append(f"{name} must be at least 1, not {getattr(self, name)}")
         problems += _negative(self, "seed", "save_every")
+        if self.network.algorithm in ("loha", "lokr") and self.optimizer.loraplus_ratio != 1:
+            problems.append(f"optimizer.loraplus_ratio must be 1 for {self.network.algorithm}: it has no B")
         if self.resolution % 8 or self.resolution < 0:
             problems.append(f"resolution must be a multiple of 8, not {self.resolution}")
         if all(item.prior for item in self.data):

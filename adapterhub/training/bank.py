@@ -53,7 +53,10 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Share:
-    """Which samples of a batch belong to which slot, in order."""
+    """Which samples of a batch belong to which slot, in order, and in which step something is dropped.
+
+    Compiled blocks are compiled anew for all of it that hooks read, and so not for each step.
+    """
 
     slots: tuple[int, ...]
     counts: tuple[int, ...]
@@ -191,10 +194,12 @@ class LoraBank:
     def share(self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None) -> None:
         """Say whose samples come next: `counts[i]` of `slots[i]`, one after another, in its step `steps[i]`.
 
-        Without steps nothing is dropped, as it must be to look at what is trained. A forward of a multiple
-        of so many samples has that multiple of each, as text encoders have that read prompts in chunks.
+        Of nobody, so that the base is as it was. Without steps nothing is dropped, as it must be to look at
+        what is trained. A forward of a multiple of so many samples has that multiple of each, as text
+        encoders have that read prompts in chunks.
         """
-        self._share = _Share(tuple(slots), tuple(counts), None if steps is None else tuple(steps))
+        does_drop = steps is not None and any(_drops(self._at(slot).config) for slot in slots)
+        self._share = _Share(tuple(slots), tuple(counts), tuple(steps) if steps and does_drop else None)
 
     def limit_norms(self, slot: int) -> int:
         """Scale an adapter's updates down to its `max_norm`, both factors alike; return how many were."""
@@ -220,6 +225,8 @@ class LoraBank:
             # Rows lie apart in each layer's gradient, which autograd finds slower than it need be.
             active.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
+            # Compiling a block, torch looks at the gradients of all that comes in.
+            warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")
             for target in self._ranks:
                 handle = self._layers[target].register_forward_hook(self._hook(target))
                 active.callback(handle.remove)
@@ -263,6 +270,8 @@ class LoraBank:
 
         def add_updates(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             share = self._share
+            if not share.slots:
+                return output
             times, rest = divmod(len(output), sum(share.counts))
             if rest:
                 raise RuntimeError(f"{len(output)} samples cannot be shared as {share.counts}")
@@ -317,7 +326,7 @@ class LoraBank:
 
     def _dropped(self, inner: Tensor, target: Target) -> Tensor:
         """Apply each adapter's dropouts to its A x, `(adapters, samples, ..., rank)`."""
-        if self._share.step is None or not any(_drops(self._at(slot).config) for slot in self._share.slots):
+        if self._share.step is None:
             return inner
         pairs = zip(self._share.slots, inner, strict=True)
         return torch.stack([self._masked(own, slot, target) for slot, own in pairs])
@@ -327,9 +336,11 @@ class LoraBank:
 
         The masks depend on seed, adapter, step and layer alone, so that checkpointed blocks draw them again.
         """
+        if self._share.step is None:
+            return inner
         at = self._at(slot)
         config = at.config
-        if self._share.step is None or not _drops(config) or target not in at.sizes:
+        if not _drops(config) or target not in at.sizes:
             return inner
         step = self._share.step[self._share.slots.index(slot)]
         drawn = keyed_generator(at.seed, at.key, "dropout", step, str(target))

@@ -17,6 +17,7 @@ from torch import Tensor
 from adapterhub.errors import CheckpointError, OutputError
 from adapterhub.formats.container import safetensors_bytes
 from adapterhub.training.executor import Executor, Training
+from adapterhub.training.optimizers import as_state, exact, group_numbers, set_group_numbers
 
 STATE = "state.json"
 FORMAT = 2
@@ -86,7 +87,9 @@ def state_of(training: Training) -> AdapterState:
         if is_within_step and parameter.grad is not None:
             tensors[f"gradient.{number}"] = parameter.grad
         for key, value in training.optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
+            tensors[f"optimizer.{number}.{key}"] = exact(value)
+    for key, value in group_numbers(training.optimizer).items():
+        tensors[f"group.{key}"] = value
     return AdapterState(
         name=training.trainee.name,
         slot=training.slot,
@@ -116,9 +119,12 @@ def restore(executor: Executor, state: AdapterState) -> None:
             }
             if kept:
                 training.optimizer.state[parameter] = {
-                    key: value.to(parameter.device) if value.dim() or key == "step" else value.item()
-                    for key, value in kept.items()
+                    key: as_state(value, parameter.device) for key, value in kept.items()
                 }
+    groups = {name: value for name, value in state.tensors.items() if name.startswith("group.")}
+    set_group_numbers(
+        training.optimizer, {name.removeprefix("group."): value for name, value in groups.items()}
+    )
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, *, identity: Mapping[str, str], keep: int = 1) -> Path:

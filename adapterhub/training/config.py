@@ -120,6 +120,19 @@ class TrainConfig:
         problems = _duplicates([adapter.name for adapter in self.adapters])
         if not self.adapters:
             problems.append("there must be at least one [[adapters]] table")
+        if self.base.compile:
+            problems += [
+                f"base.compile must be false for {adapter.name}: {reason}"
+                for adapter in self.adapters
+                if (reason := adapter.network.cannot_compile)
+            ]
+        if self.group.executor == "stacked":
+            problems += [
+                f'group.executor "stacked" trains lora alone, and {adapter.name} is '
+                f'{adapter.network.algorithm}; set it to "auto"'
+                for adapter in self.adapters
+                if adapter.network.algorithm != "lora"
+            ]
         if problems:
             raise ConfigError("the config", problems)
 

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,11 @@ PATIENCE = 4
 """Passes that an adapter waits at most while others are trained in another shape."""
 
 
+HALF_SCALE = 2.0**14
+"""What losses are multiplied by under float16, and gradients divided by: those of a mean over a picture's
+latents begin near 1e-5, where float16 has few digits left."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """What one adapter's pass reads, on the CPU in float32.
@@ -32,6 +37,9 @@ class Rows:
         size_ids: SDXL's, `(samples, 6)`.
         mask: What is learnt, `(samples, 1, height, width)`, or None for all of it.
         is_prior: Which samples keep a class.
+        tokens: Of the captions, `(samples, chunks, 2, 77)`, if text encoders are trained: these are encoded
+            in place of `states` and `pooled`.
+        is_dropped: Which samples have no caption, then.
     """
 
     mean: Tensor
@@ -41,6 +49,8 @@ class Rows:
     size_ids: Tensor
     mask: Tensor | None = None
     is_prior: Sequence[bool] = ()
+    tokens: Tensor | None = None
+    is_dropped: Sequence[bool] = ()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -79,6 +89,10 @@ class Trainee:
     rows: Callable[[int], Rows]
 
 
+EncodeCaptions: TypeAlias = Callable[[Sequence[Rows]], Sequence[tuple[Tensor, Tensor]]]
+"""Returns states and pooled output for the tokens of each of these rows, with their graph."""
+
+
 class Network(Protocol):
     """Trainable layers of several adapters on one base; see `LoraBank`."""
 
@@ -95,7 +109,7 @@ class Network(Protocol):
         ...
 
     def share(self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None) -> None:
-        """Say whose samples come next."""
+        """Say whose samples come next; of nobody, so that the base is as it was."""
         ...
 
     def limit_norms(self, slot: int) -> int:
@@ -169,6 +183,7 @@ class Executor:
         network: With as many slots as adapters may be trained at a time.
         trainees: In their order.
         slots: Of the network.
+        encode_captions: Needed if a trainee's rows have tokens.
         dtype: In which losses are taken and latents are made noisy: float32, or float64 to compare with.
     """
 
@@ -179,10 +194,13 @@ class Executor:
         trainees: Sequence[Trainee],
         *,
         slots: int,
+        encode_captions: EncodeCaptions | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._unet = unet
+        self._encode_captions = encode_captions
         self._network = network
+        self._scale = HALF_SCALE if unet.dtype == torch.float16 else 1.0
         self._queue = deque(trainees)
         self._free = list(range(slots))
         self._dtype = dtype
@@ -227,13 +245,15 @@ class Executor:
 
     def _pass(self, events: Events) -> None:
         """One forward and backward of those whose next rows have the same shape."""
+        # Captions that are missing in the cache are encoded by the base.
+        self._network.share((), ())
         rows = {one.slot: one.trainee.rows(one.passes) for one in self.active}
         chosen = self._chosen({slot: own.shape for slot, own in rows.items()})
         for one in self.active:
             one.waited = 0 if one in chosen else one.waited + 1
         losses = self._losses(chosen, [rows[one.slot] for one in chosen])
         shares = torch.tensor([1 / one.trainee.accumulation for one in chosen], dtype=losses.dtype)
-        (losses * shares.to(losses.device)).sum().backward()
+        (losses * (shares * self._scale).to(losses.device)).sum().backward()
         for one, loss in zip(chosen, losses.detach().tolist(), strict=True):
             one.passes += 1
             one.loss_sum += loss / one.trainee.accumulation
@@ -278,13 +298,14 @@ class Executor:
         latents = (mean.to(self._dtype) + std.to(self._dtype) * posterior.to(self._dtype)).to(device)
         noise = torch.stack([draw.noise for draw in draws]).to(device, self._dtype)
         added = torch.stack([draw.added for draw in draws]).to(device, self._dtype)
-        self._network.share([one.slot for one in chosen], counts, [one.passes for one in chosen])
+        states, pooled = self._conditioning(chosen, rows)
+        self._share(chosen, counts)
         predicted = self._unet(
             terms.noisy(latents, added).to(dtype),
             terms.timesteps,
-            encoder_hidden_states=_joined([own.states for own in rows]).to(device, dtype),
+            encoder_hidden_states=states.to(device, dtype),
             added_cond_kwargs={
-                "text_embeds": _joined([own.pooled for own in rows]).to(device, dtype),
+                "text_embeds": pooled.to(device, dtype),
                 # In float32 up to their sinusoids: bfloat16 would make 1368 of 1365.
                 "time_ids": _joined([own.size_ids for own in rows]).to(device, self._dtype),
             },
@@ -293,10 +314,28 @@ class Executor:
         mask = _masks(rows, device)
         return adapter_losses(terms.losses(predicted, latents, noise, mask), counts)
 
+    def _conditioning(self, chosen: Sequence[Training], rows: Sequence[Rows]) -> tuple[Tensor, Tensor]:
+        """Return states and pooled output of all captions: encoded before, or now if that is trained."""
+        parts = [(own.states, own.pooled) for own in rows]
+        live = [number for number, own in enumerate(rows) if own.tokens is not None]
+        if live and self._encode_captions is not None:
+            own = [rows[number] for number in live]
+            self._share([chosen[number] for number in live], [len(one.mean) for one in own])
+            for number, encoded in zip(live, self._encode_captions(own), strict=True):
+                parts[number] = encoded
+            parts = [(states.to(self._unet.device), pooled.to(self._unet.device)) for states, pooled in parts]
+        return _joined([states for states, _ in parts]), _joined([pooled for _, pooled in parts])
+
+    def _share(self, chosen: Sequence[Training], counts: Sequence[int]) -> None:
+        self._network.share([one.slot for one in chosen], counts, [one.passes for one in chosen])
+
     def _step(self, one: Training) -> None:
         """Change an adapter's factors, or freeze it as it was if its loss or gradient is no number."""
         config, trainee = one.trainee.optimizer, one.trainee
         gradients = [parameter.grad for parameter in one.parameters if parameter.grad is not None]
+        if self._scale != 1:
+            for gradient in gradients:
+                gradient.div_(self._scale)
         norm = torch.nn.utils.get_total_norm(gradients)
         loss, one.loss_sum = one.loss_sum, 0.0
         if not (math.isfinite(loss) and math.isfinite(norm.item())):

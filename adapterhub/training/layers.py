@@ -87,6 +87,13 @@ class NetworkConfig:
         for name in ("dropout", "rank_dropout", "module_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
+        if self.algorithm != "lora":
+            # PEFT draws its masks from torch's global generator, and no run could be repeated.
+            problems += [
+                f"{name} is for lora alone, not for {self.algorithm}"
+                for name in ("dropout", "rank_dropout", "module_dropout", "max_norm")
+                if getattr(self, name)
+            ]
         if problems:
             raise ConfigError("the network", problems)
 
@@ -94,6 +101,15 @@ class NetworkConfig:
     def trains_text(self) -> bool:
         """Whether text encoders have layers."""
         return self.text_rank > 0
+
+    @property
+    def cannot_compile(self) -> str:
+        """Why its layers cannot be compiled; empty if they can."""
+        if self.algorithm != "lora":
+            return f"PEFT's layers of {self.algorithm} take the place of modules in the blocks"
+        if self.dropout or self.rank_dropout or self.module_dropout:
+            return "its dropouts draw other masks in each step"
+        return ""
 
 
 @dataclass(frozen=True)

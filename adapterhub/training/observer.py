@@ -7,8 +7,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 
 from adapterhub.errors import OutputError, TrainingStoppedError
-from adapterhub.formats.diffusers import diffusers_bytes
 from adapterhub.training.checkpoint import Ended
 from adapterhub.training.config import config_document
 from adapterhub.training.efficiency import measure_efficiency
@@ -32,6 +31,7 @@ from adapterhub.training.samples import draw_samples, sample_files, sample_stem,
 from adapterhub.training.status import AdapterStatus, RunStatus, thinned
 from adapterhub.training.trackers import Trackers
 from adapterhub.training.validation import Validation
+from adapterhub.training.weights_file import weights_bytes
 from adapterhub_registry.files import make_directory, write_atomically
 from adapterhub_registry.intake import PreviewPicture
 
@@ -74,6 +74,7 @@ class Observer:
         on_progress: Called after each step of an adapter.
         is_resumed: Whether the run goes on: what is there is kept, and else it is removed.
         passes: Of the run, done.
+        drawing: Has the whole pipeline at hand.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class Observer:
         on_progress: OnProgress | None = None,
         is_resumed: bool = False,
         passes: int = 0,
+        drawing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        self._drawing = drawing
         self._pipeline, self._base, self._encoder = pipeline, base, encoder
         self._directory = directory
         self._on_progress = on_progress
@@ -257,7 +260,7 @@ class Observer:
             is_best = self._add_measured(one, step, loss)
             if is_best and one.item.config.validation.keep_best:
                 make_directory(one.folder)
-                write_atomically(one.folder / BEST, diffusers_bytes(network.tensors(training.slot)))
+                write_atomically(one.folder / BEST, weights_bytes(network.tensors(training.slot)))
             self._write()
 
     def _add_measured(self, one: _Watched, step: int, loss: float) -> bool:
@@ -274,14 +277,15 @@ class Observer:
             return []
         folder = one.folder / SAMPLES
         make_directory(folder)
-        drawn = draw_samples(
-            self._pipeline,
-            wanted.prompts,
-            seed=wanted.seed,
-            folder=folder,
-            stem=sample_stem(step),
-            base=self._base.name,
-        )
+        with self._drawing():
+            drawn = draw_samples(
+                self._pipeline,
+                wanted.prompts,
+                seed=wanted.seed,
+                folder=folder,
+                stem=sample_stem(step),
+                base=self._base.name,
+            )
         write_sheet(folder, wanted.prompts, one.folder / SHEET)
         one.status.samples = f"{one.folder.name}/{SHEET}"
         pictures: list[Image.Image] = []

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from adapterhub.errors import ConfigError, MissingExtraError
@@ -24,7 +26,8 @@ class OptimizerConfig:
     Attributes:
         name: `adamw`, or `adamw8bit` and `prodigy`, which need the extra `optimizers`.
         learning_rate: At its highest; 1.0 for Prodigy, which finds its own.
-        text_learning_rate: Of the first and the second text encoder; 0 means a tenth of `learning_rate`.
+        text_learning_rate: Of the first and the second text encoder; 0 means a tenth of `learning_rate`, and
+            all of it with Prodigy, which has one rate alone.
         loraplus_ratio: What the rate of B is times that of A (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
         betas: Of the moments.
         epsilon: Added to the root of the second one.
@@ -70,6 +73,8 @@ class OptimizerConfig:
             problems.append(
                 f"learning_rate multiplies the rate that Prodigy finds: say 1.0, not {self.learning_rate}"
             )
+        if self.name == "prodigy" and (self.loraplus_ratio != 1 or any(self.text_learning_rate)):
+            problems.append("loraplus_ratio and text_learning_rate cannot be set: prodigy has one rate alone")
         if not 0 <= self.warmup <= 1:
             problems.append(f"warmup must be from 0 to 1, not {self.warmup}")
         if problems:
@@ -78,7 +83,7 @@ class OptimizerConfig:
     def rate(self, component: str, side: str) -> float:
         """Return the highest learning rate of a component's A (`down`) or B (`up`)."""
         rate = self.learning_rate
-        if component != "unet":
+        if component != "unet" and self.name != "prodigy":
             rate = self.text_learning_rate[component == "text_encoder_2"] or self.learning_rate / 10
         return rate * (self.loraplus_ratio if side == "up" else 1.0)
 
@@ -131,9 +136,40 @@ def make_optimizer(
             return AdamW8bit(groups, **settings)
         from prodigyopt import Prodigy  # pyright: ignore[reportMissingImports]
 
-        return Prodigy(groups, **settings, safeguard_warmup=True, use_bias_correction=True)
+        with redirect_stdout(None):  # it prints how it decays weights
+            return Prodigy(groups, **settings, safeguard_warmup=True, use_bias_correction=True)
     except ModuleNotFoundError as exc:
         raise MissingExtraError("optimizers", EXTRAS[config.name]) from exc
+
+
+def group_numbers(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the numbers of each group, in 64 bits: Prodigy's estimate of the rate is among them."""
+    return {
+        f"{number}.{key}": exact(value)
+        for number, group in enumerate(optimizer.param_groups)
+        for key, value in group.items()
+        if type(value) in (int, float)
+    }
+
+
+def set_group_numbers(optimizer: Optimizer, numbers: Mapping[str, Tensor]) -> None:
+    """Set what `group_numbers` returned."""
+    for name, value in numbers.items():
+        number, _, key = name.partition(".")
+        optimizer.param_groups[int(number)][key] = value.item()
+
+
+def exact(value: Any) -> Tensor:
+    """Return a state of an optimizer as a tensor; what is no tensor has 64 bits, and is told by them."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+
+
+def as_state(value: Tensor, device: torch.device) -> Tensor | int | float:
+    """Return what `exact` made a tensor of."""
+    is_number = not value.dim() and value.dtype in (torch.int64, torch.float64)
+    return value.item() if is_number else value.to(device)
 
 
 def set_rates(optimizer: Optimizer, factor: float) -> None:

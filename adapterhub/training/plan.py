@@ -57,6 +57,7 @@ class AdapterPlan:
             batch_size=config.batch_size,
             chunks=config.max_chunks,
             unmasked_weight=config.objective.unmasked_weight,
+            trains_text=config.network.trains_text,
         )
 
 

@@ -1,7 +1,8 @@
 """What each pass of an adapter reads: its pictures and captions as the base encodes them."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from adapterhub.training.cache import EncodingCache, module_digest
 from adapterhub.training.dataset import Dataset, Example
 from adapterhub.training.executor import Rows
 from adapterhub.training.losses import latent_mask
+from adapterhub.training.text import caption_tokens
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
@@ -28,9 +30,17 @@ class Encoder:
     Args:
         pipeline: Of the base.
         cache: Where results are kept.
+        at_hand: Has the VAE and the text encoders on the device, for what the cache lacks.
     """
 
-    def __init__(self, pipeline: "StableDiffusionXLPipeline", cache: EncodingCache) -> None:
+    def __init__(
+        self,
+        pipeline: "StableDiffusionXLPipeline",
+        cache: EncodingCache,
+        *,
+        at_hand: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._at_hand = at_hand
         self._pipeline: Any = pipeline
         self._cache = cache
         self._prompts = PromptCache(pipeline)
@@ -83,11 +93,22 @@ class Encoder:
         key = ("caption", text, chunks, *self._text)
         return self._get(key, lambda: encode_caption(self._prompts, text, chunks))
 
-    def _get(self, key: tuple[object, ...], encode: Any) -> Mapping[str, Tensor]:
+    def tokens(self, text: str, *, chunks: int) -> Tensor:
+        """Return the tokens of a caption, `(chunks, 2, 77)`; see `caption_tokens`."""
+        return caption_tokens(self._pipeline, text, chunks=chunks)
+
+    def _get(
+        self, key: tuple[object, ...], encode: Callable[[], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
         if key in self._remembered:
             self._remembered.move_to_end(key)
             return self._remembered[key]
-        tensors = self._cache.get(key, encode)
+
+        def make() -> Mapping[str, Tensor]:
+            with self._at_hand():
+                return encode()
+
+        tensors = self._cache.get(key, make)
         self._remembered[key] = tensors
         self._size += _bytes(tensors)
         while self._size > REMEMBERED_BYTES and len(self._remembered) > 1:
@@ -105,6 +126,7 @@ class Reading:
         batch_size: Pictures a pass, at most.
         chunks: Of 75 tokens that are read of each caption.
         unmasked_weight: What the parts count that a mask leaves out.
+        trains_text: Whether text encoders are trained, so that captions are wanted as tokens.
     """
 
     name: str
@@ -112,6 +134,7 @@ class Reading:
     batch_size: int
     chunks: int = 1
     unmasked_weight: float = 0.0
+    trains_text: bool = False
 
 
 class AdapterRows:
@@ -137,6 +160,7 @@ class AdapterRows:
         """Return what these showings are: all of one bucket."""
         read = [self._read(showing) for showing in showings]
         examples = [self._examples[showing.sample] for showing in showings]
+        texts = [self._text(showing) for showing in showings]
         masks = [own["mask"] if "mask" in own else torch.ones_like(own["mean"][:1]) for own in read]
         placements = [item.placement for item in examples]
         return Rows(
@@ -147,6 +171,8 @@ class AdapterRows:
             size_ids=torch.tensor([place.size_ids for place in placements if place]).float(),
             mask=torch.stack(masks) if any("mask" in own for own in read) else None,
             is_prior=[item.source.is_prior for item in examples],
+            tokens=torch.stack([self._tokens(text) for text in texts]) if self._reading.trains_text else None,
+            is_dropped=[text is None for text in texts],
         )
 
     def encode_all(self, passes: int) -> Iterator[tuple[int, int]]:
@@ -170,6 +196,9 @@ class AdapterRows:
         if text is None:  # as SDXL was trained without a caption: with zeros in place of states
             caption = {part: torch.zeros_like(value) for part, value in caption.items()}
         return {**picture, **caption}
+
+    def _tokens(self, text: str | None) -> Tensor:
+        return self._encoder.tokens(text or "", chunks=self._reading.chunks)
 
     def _is_flipped(self, showing: Showing) -> bool:
         reading = self._reading

@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from adapterhub.bases.compiled import CompiledBlocks, compiler_name
 from adapterhub.bases.find import Base
 from adapterhub.errors import TrainingError, TrainingStoppedError
-from adapterhub.formats.diffusers import diffusers_bytes
 from adapterhub.training.bank import LoraBank
 from adapterhub.training.checkpoint import (
     Checkpoint,
@@ -23,8 +24,10 @@ from adapterhub.training.checkpoint import (
 from adapterhub.training.config import TrainConfig, config_document
 from adapterhub.training.environment import environment
 from adapterhub.training.executor import Events, Executor, Network, Trainee, Training
+from adapterhub.training.loading import IdleParts, idle_parts
 from adapterhub.training.objective import ObjectiveTable
 from adapterhub.training.observer import Observer
+from adapterhub.training.peft_network import PeftNetwork
 from adapterhub.training.plan import AdapterPlan, GroupPlan
 from adapterhub.training.progress import OnProgress as OnProgress
 from adapterhub.training.progress import Progress as Progress
@@ -32,6 +35,8 @@ from adapterhub.training.report import NAME
 from adapterhub.training.rows import AdapterRows, Encoder
 from adapterhub.training.runs import held_run, run_directory
 from adapterhub.training.stopping import Stop
+from adapterhub.training.text import TEXT_ENCODERS, CaptionEncoder
+from adapterhub.training.weights_file import weights_bytes
 from adapterhub_registry.files import write_atomically
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.store import Registry
@@ -48,6 +53,7 @@ class Site:
         base: What is trained on.
         config: What is trained.
         pipeline: Of the base.
+        idle: Likewise.
         encoder: Likewise.
         registry: Where versions go; runs lie in its home.
     """
@@ -55,6 +61,7 @@ class Site:
     base: Base
     config: TrainConfig
     pipeline: "StableDiffusionXLPipeline"
+    idle: IdleParts
     encoder: Encoder
     registry: Registry
 
@@ -81,6 +88,7 @@ class Run:
         self._ended: dict[str, Ended] = {}
         self._passes = 0
         self._is_due = False
+        self._blocks: CompiledBlocks | None = None
         self.versions: dict[str, Version] = {}
         self.failed: list[TrainingError] = []
 
@@ -103,6 +111,7 @@ class Run:
                 on_progress=self._on_progress,
                 is_resumed=is_resumed,
                 passes=found.passes if found else 0,
+                drawing=self._drawing,
             )
             with observer:
                 self._train(stop, found, observer)
@@ -112,9 +121,10 @@ class Run:
         trainees = [self._trainee(item) for item in self._items.values()]
         slots = min(len(trainees), site.config.group.max_adapters)
         network = self._network(slots)
-        executor = Executor(site.pipeline.unet, network, trainees, slots=slots)
+        encode = CaptionEncoder([site.pipeline.text_encoder, site.pipeline.text_encoder_2])
+        executor = Executor(site.pipeline.unet, network, trainees, slots=slots, encode_captions=encode)
         if found is not None:
-            self._restore(executor, found, observer)
+            self._restore_ended(executor, found, observer)
         observer.begin()
         events = Events(
             on_step=lambda training: self._after_step(training, network, observer),
@@ -122,7 +132,13 @@ class Run:
             on_end=lambda training: self._end(training, network, observer),
             should_stop=lambda: stop.is_asked,
         )
-        with network:
+        idle = idle_parts(site.pipeline.unet.device, trains_text=self._trains_text)
+        name = compiler_name(site.config.base.compile)
+        with site.idle.away(idle), network, closing(CompiledBlocks(site.pipeline.unet, name)) as blocks:
+            self._blocks = blocks
+            if found is not None:
+                for state in found.active:
+                    restore(executor, state)
             is_done = executor.run(events)
         if not is_done:
             self._save(executor.active)
@@ -145,12 +161,30 @@ class Run:
             rows=rows,
         )
 
-    def _network(self, slots: int) -> Any:
-        unet = self._site.pipeline.unet
-        configs = [item.config.network for item in self._items.values()]
-        return LoraBank({"unet": unet}, configs, slots=slots, device=unet.device)
+    @property
+    def _trains_text(self) -> bool:
+        return any(item.config.network.trains_text for item in self._items.values())
 
-    def _restore(self, executor: Executor, found: Checkpoint, observer: Observer) -> None:
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Have the whole pipeline at hand, and nothing compiled for the few pictures of a run."""
+        if self._blocks is not None:
+            self._blocks.run(compiled=False)
+        with self._site.idle.at_hand():
+            yield
+        if self._blocks is not None:
+            self._blocks.run(compiled=True)
+
+    def _network(self, slots: int) -> Any:
+        pipeline = self._site.pipeline
+        configs = [item.config.network for item in self._items.values()]
+        text = TEXT_ENCODERS if self._trains_text else ()
+        components = {name: getattr(pipeline, name) for name in ("unet", *text)}
+        if configs[0].algorithm != "lora":
+            return PeftNetwork(components, device=pipeline.unet.device)
+        return LoraBank(components, configs, slots=slots, device=pipeline.unet.device)
+
+    def _restore_ended(self, executor: Executor, found: Checkpoint, observer: Observer) -> None:
         torch.set_num_threads(found.threads)
         self._passes = found.passes
         for name, ended in found.ended.items():
@@ -163,8 +197,6 @@ class Run:
             else:
                 reference = f"{config.name}@{ended.version}"
                 self.versions[config.name] = self._site.registry.resolve(reference)
-        for state in found.active:
-            restore(executor, state)
 
     def _after_step(self, training: Training, network: Network, observer: Observer) -> None:
         config, step = self._items[training.trainee.name].config, training.step
@@ -191,7 +223,7 @@ class Run:
         item = self._items[training.trainee.name]
         config = item.config
         path = self._directory / f"{item.stem}.safetensors"
-        write_atomically(path, diffusers_bytes(network.tensors(training.slot)))
+        write_atomically(path, weights_bytes(network.tensors(training.slot)))
         if training.error:
             self.failed.append(TrainingError(config.name, training.step + 1, training.error))
             observer.report(training, path)

@@ -1,25 +1,21 @@
 """Train the adapters of a config on one resident base, and register each."""
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import torch
 
-from adapterhub.bases.find import Base, find_base
-from adapterhub.bases.load import load_pipeline
+from adapterhub.bases.find import find_base
 from adapterhub.errors import TrainingError
 from adapterhub.training.cache import EncodingCache
-from adapterhub.training.config import BaseConfig, TrainConfig
-from adapterhub.training.plan import AdapterPlan, make_plan, placement
+from adapterhub.training.config import TrainConfig
+from adapterhub.training.loading import IdleParts, deterministic_kernels, load_for_training
+from adapterhub.training.plan import AdapterPlan, make_plan
 from adapterhub.training.rows import Encoder
 from adapterhub.training.run import OnProgress, Run, Site
 from adapterhub.training.stopping import Stop
 from adapterhub.training.trackers import require_trackers
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.store import Registry
-
-if TYPE_CHECKING:
-    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
 
 def plan(config: TrainConfig, *, registry: Registry, resume: str | None = None) -> list[AdapterPlan]:
@@ -74,9 +70,12 @@ def train(
         held.callback(torch.set_num_threads, threads)
         if config.base.threads:
             torch.set_num_threads(config.base.threads)
-        pipeline = _load(base, config.base)
-        encoder = Encoder(pipeline, EncodingCache(registry.home / "cache" / "encodings"))
-        site = Site(base, config, pipeline, encoder, registry)
+        held.enter_context(deterministic_kernels(wanted=config.group.deterministic))
+        pipeline = load_for_training(base, config.base)
+        idle = IdleParts(pipeline)
+        cache = EncodingCache(registry.home / "cache" / "encodings")
+        encoder = Encoder(pipeline, cache, at_hand=idle.at_hand)
+        site = Site(base, config, pipeline, idle, encoder, registry)
         stop = held.enter_context(Stop())
         made: dict[str, Version] = {}
         failed: list[TrainingError] = []
@@ -88,16 +87,3 @@ def train(
     if failed:
         raise failed[0]
     return [made[adapter.name] for adapter in config.adapters]
-
-
-def _load(base: Base, config: BaseConfig) -> "StableDiffusionXLPipeline":
-    device, dtype = placement(config)
-    pipeline = load_pipeline(base, device=device, dtype=dtype)
-    blocks = [part for part in pipeline.unet.modules() if hasattr(part, "gradient_checkpointing")]
-    if config.gradient_checkpointing:
-        pipeline.unet.enable_gradient_checkpointing()
-        for number, part in enumerate(blocks):
-            vars(part)["gradient_checkpointing"] = number % config.gradient_checkpointing == 0
-    if config.channels_last:
-        pipeline.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return pipeline
