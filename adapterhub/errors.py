@@ -554,7 +554,10 @@ class ConfigError(AdapterHubError):
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.source = source
         self.problems = list(problems)
-        super().__init__(f"{source} is not a valid training config: {'; '.join(self.problems)}")
+        shown = (
+            self.problems[0] if len(self.problems) == 1 else "".join(f"\n  {text}" for text in self.problems)
+        )
+        super().__init__(f"{source} is not valid:{'' if len(self.problems) > 1 else ' '}{shown}")
 
 
 class DatasetError(AdapterHubError):

@@ -1,6 +1,7 @@
 """What to train: typed, checked as a whole, from TOML or from flags."""
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ from adapterhub.training.adapter_config import AdapterConfig as AdapterConfig
 from adapterhub.training.adapter_config import DataConfig as DataConfig
 from adapterhub.training.adapter_config import ValidationConfig as ValidationConfig
 from adapterhub.training.layering import as_list, merge_defaults
-from adapterhub.training.tables import Places, Problems, read_table
+from adapterhub.training.overrides import set_values
+from adapterhub.training.tables import Keys, Problems, read_table
+from adapterhub.training.toml_lines import key_lines
 
 DTYPES = ("float32", "float16", "bfloat16")
 EXECUTORS = ("auto", "stacked", "sequential")
@@ -121,13 +124,15 @@ class TrainConfig:
             raise ConfigError("the config", problems)
 
     @classmethod
-    def from_toml(cls, path: Path | str) -> "TrainConfig":
+    def from_toml(cls, path: Path | str, *, overrides: Sequence[str] = ()) -> "TrainConfig":
         """Read a config file: `base`, `[defaults]` for all adapters, and one `[[adapters]]` each.
 
-        Paths are relative to the file.
+        Paths of pictures are relative to the file.
 
         Args:
             path: Of the file.
+            overrides: Values to put in place of the file's, such as `defaults.network.rank=8`; an adapter
+                goes by its name, as in `adapters.me/ink.steps=100`, or by its number from 0.
 
         Raises:
             InputError: The file cannot be read.
@@ -135,16 +140,32 @@ class TrainConfig:
         """
         path = Path(path)
         try:
-            table = tomllib.loads(path.read_text())
+            content = path.read_bytes()
         except OSError as exc:
             raise InputError(path, exc.strerror or str(exc)) from exc
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-            raise ConfigError(str(path), [str(exc)]) from exc
-        return cls.from_table(table, source=str(path), folder=path.parent)
+        try:
+            text = content.decode("utf-8-sig")
+            table = tomllib.loads(text)
+        except UnicodeDecodeError as exc:
+            line = content.count(b"\n", 0, exc.start) + 1
+            raise ConfigError(str(path), [f"{path}:{line}: this is no UTF-8"]) from exc
+        except tomllib.TOMLDecodeError as exc:
+            found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(exc))
+            told = f"{path}:{found[2]}: {found[1]} (at column {found[3]})" if found else f"{path}: {exc}"
+            raise ConfigError(str(path), [told]) from exc
+        return cls.from_table(
+            table, source=str(path), folder=path.parent, places=key_lines(text), overrides=overrides
+        )
 
     @classmethod
     def from_table(
-        cls, table: Mapping[str, Any], *, source: str, folder: Path, places: Places | None = None
+        cls,
+        table: Mapping[str, Any],
+        *,
+        source: str,
+        folder: Path,
+        places: Mapping[Keys, int | str] | None = None,
+        overrides: Sequence[str] = (),
     ) -> "TrainConfig":
         """Check a table in the form of the config file, and return it as a config.
 
@@ -152,17 +173,18 @@ class TrainConfig:
             table: As `tomllib` reads the file.
             source: What messages call it.
             folder: What paths are relative to.
-            places: Where its values were written, by their keys.
+            places: Lines or options where its values were written, by their keys.
+            overrides: See `from_toml`.
 
         Raises:
             ConfigError: Something in it is wrong; `problems` lists everything.
         """
-        problems = Problems(source, places or {})
-        merged = merge_defaults(table, folder, problems)
+        problems = Problems(source, dict(places or {}))
+        document = set_values(table, overrides, problems)
+        merged = merge_defaults(document, folder, problems)
         config = read_table(cls, merged, (), problems)
-        names = [
-            item.get("name") if isinstance(item, Mapping) else None for item in as_list(merged["adapters"])
-        ]
+        adapters = as_list(merged["adapters"])
+        names = [item.get("name") if isinstance(item, Mapping) else None for item in adapters]
         problems.add_all((), ["adapters"], _duplicates(names))
         problems.check()
         return config

@@ -13,7 +13,7 @@ from adapterhub.errors import ConfigError
 
 Keys: TypeAlias = tuple[str | int, ...]
 """The way to a value: names of keys, and places in lists from 0."""
-Places: TypeAlias = Mapping[Keys, int | str]
+Places: TypeAlias = dict[Keys, int | str]
 """Where values were written: a line of the file, or the name of an option."""
 WANTED = {
     float: ("a number", "numbers"),
@@ -65,16 +65,17 @@ class Problems:
             first = [int(key) if key.isdigit() else key for key in words[0].split(".")]
             if first[0] in names:
                 quoted = [word.strip('"') for word in words[1:2]]
-                self.add((*at, *first, *quoted), self.name((*at, text)))
+                self.add((*at, *first, *quoted), self.name((*at, *first)) + text.removeprefix(words[0]))
                 continue
-            written = [word for word in words if word in names and (*at, word) in self.places]
+            named = [(*at, word) for word in words if word in names]
+            written = [keys for keys in named if any(place in self.places for place in _origins(keys))]
             prefix = self.name(at)
-            self.add((*at, *written[:1]), f"{prefix}: {text}" if prefix else text)
+            self.add(written[0] if written else at, f"{prefix}: {text}" if prefix else text)
 
     def name(self, at: Keys) -> str:
         """Return what a value is called: without its adapter, if its place says which one that is."""
         keys = at
-        if self.places and at[:1] == ("adapters",):
+        if self.places and at[:1] == ("adapters",) and len(at) > 2:
             keys = tuple(key for key in at[2:] if isinstance(key, str))
         return ".".join(map(str, keys))
 

@@ -1,5 +1,6 @@
 """`adapterhub train`: make adapters out of pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,9 @@ from adapterhub_cli.output import data_options, print_rows, say, training_progre
 
 NOTES_SHOWN = 10
 """Of what was done to the pictures of one adapter."""
-KEYS = {
-    "triggers": ("trigger_words",),
-    "rank": ("network", "rank"),
-    "learning_rate": ("optimizer", "learning_rate"),
-}
-"""Of the config, for the flags that are called otherwise there."""
+KEYS = {"triggers": "trigger_words", "rank": "network.rank", "learning_rate": "optimizer.learning_rate"}
+"""Of an adapter's config, for the flags that are called otherwise there."""
+STARTER_FLAGS = ("base", "name", "triggers", "kind")
 
 
 @click.command()
@@ -30,14 +28,27 @@ KEYS = {
 @click.option("--batch-size", type=int, help="Without a config: pictures a step.")
 @click.option("--seed", type=int, help="Without a config: decides every random choice.")
 @click.option("--save-every", type=int, help="Without a config: steps between checkpoints.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Put a value in place of the config's. Adapters go by name or by number from 0.",
+)
+@click.option(
+    "--init",
+    "pictures",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a config for a folder of pictures to begin with, to CONFIG or here, and do nothing else.",
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Print what would happen, and do nothing.")
 @click.option("--resume", metavar="RUN", help="Go on from a run's checkpoint; latest finds it.")
 @data_options
 def train(
     config: Path | None,
-    base: str | None,
-    data: Path | None,
-    name: str | None,
+    overrides: Sequence[str],
+    pictures: Path | None,
     only_plan: bool,
     resume: str | None,
     as_json: bool,
@@ -48,16 +59,24 @@ def train(
 
     \b
     Examples:
-      adapterhub train styles.toml --plan
+      adapterhub train --init ./ink
+      adapterhub train ink.toml --plan
       adapterhub train styles.toml --resume latest
+      adapterhub train styles.toml --set defaults.network.rank=8 --set adapters.me/ink.steps=100
       adapterhub train --base mini --data ./ink --name me/ink --trigger inkwash --rank 8
     """
+    flags = {flag: value for flag, value in settings.items() if value not in (None, ())}
+    if pictures is not None:
+        if overrides or only_plan or resume is not None:
+            raise click.UsageError("--init writes a config; plan or train with it afterwards")
+        _write_starter(pictures, config, flags, as_json=as_json, quiet=quiet)
+        return
+
     from adapterhub.training.train import plan
     from adapterhub.training.train import train as train_all
     from adapterhub_registry.store import Registry
 
-    flags = {key: value for key, value in settings.items() if value not in (None, ())}
-    wanted = _config(config, base, data, name, flags)
+    wanted = _config(config, flags, overrides)
     registry = Registry()
     if only_plan:
         plans = plan(wanted, registry=registry, resume=resume)
@@ -91,31 +110,58 @@ def train(
     print_rows(rows, key="version", as_json=as_json, quiet=quiet)
 
 
-def _config(
-    config: Path | None, base: str | None, data: Path | None, name: str | None, flags: dict[str, Any]
-) -> Any:
+def _config(config: Path | None, flags: dict[str, Any], overrides: Sequence[str]) -> Any:
     """Return the config of the file, or of the flags; both at once is wrong usage."""
     from adapterhub.training.config import TrainConfig
 
-    named = {"--base": base, "--data": data, "--name": name, **flags}
-    given = [flag for flag, value in named.items() if value is not None]
     if config is not None:
-        if given:
-            raise click.UsageError(f"with a config file, say {', '.join(given)} in the file")
-        return TrainConfig.from_toml(config)
-    if base is None or data is None or name is None:
+        if flags:
+            given = ", ".join(map(_option, flags))
+            raise click.UsageError(f"with a config file, say {given} in the file, or with --set")
+        return TrainConfig.from_toml(config, overrides=overrides)
+    if not {"base", "data", "name"} <= flags.keys():
         raise click.UsageError("name a config file, or --base, --data and --name")
-    adapter: dict[str, Any] = {"name": name, "data": data}
-    places: dict[tuple[str | int, ...], str] = {}
-    for flag, value in {"name": name, "data": data, **flags}.items():
-        *tables, key = KEYS.get(flag, (flag,))
-        table = adapter
-        for inner in tables:
-            table = table.setdefault(inner, {})
-        table[key] = value
-        places["adapters", 0, *tables, key] = (
-            f"--{flag.removesuffix('s')}" if flag == "triggers" else f"--{flag.replace('_', '-')}"
-        )
+    adapter: dict[str, Any] = {}
+    places: dict[tuple[str | int, ...], int | str] = {("base",): "--base"}
+    for flag in flags.keys() - {"base"}:
+        *above, last = KEYS.get(flag, flag).split(".")
+        inner = adapter
+        for key in above:
+            inner = inner.setdefault(key, {})
+        inner[last] = flags[flag]
+        places["adapters", 0, *above, last] = _option(flag)
     return TrainConfig.from_table(
-        {"base": base, "adapters": [adapter]}, source="the flags", folder=Path(), places=places
+        {"base": flags["base"], "adapters": [adapter]},
+        source="the command line",
+        folder=Path(),
+        places=places,
+        overrides=overrides,
     )
+
+
+def _write_starter(
+    pictures: Path, config: Path | None, flags: dict[str, Any], *, as_json: bool, quiet: bool
+) -> None:
+    from adapterhub.training.starter import starter_path, write_starter
+
+    other = [_option(flag) for flag in flags if flag not in STARTER_FLAGS]
+    if other:
+        raise click.UsageError(f"with --init, say {', '.join(other)} in the file that it writes")
+    if "triggers" in flags:
+        flags["trigger_words"] = flags.pop("triggers")
+    made = write_starter(pictures, config or starter_path(pictures), **flags)
+    adapter = made.adapter
+    trigger = f'"{adapter.trigger_words[0]}"'
+    if made.without_caption:
+        say(f"{made.without_caption} of {made.pictures} pictures have no caption")
+    if made.is_guessed:
+        say(f"the trigger word {trigger} is a guess; look whether it is right")
+    rows = [
+        {"config": str(made.path), "name": adapter.name, "pictures": made.pictures, "steps": adapter.steps}
+    ]
+    print_rows(rows, key="config", as_json=as_json, quiet=quiet)
+    say(f"go on with: adapterhub train {made.path} --plan")
+
+
+def _option(flag: str) -> str:
+    return "--trigger" if flag == "triggers" else f"--{flag.replace('_', '-')}"

@@ -161,6 +161,44 @@ def test_bad_input_gets_one_line(run: Run, words: list[str], message: str) -> No
 def test_a_config_and_flags_together_are_wrong_usage(run: Run, tmp_path: Path) -> None:
     run("train", tmp_path / "x.toml", "--rank", 4, code=2)
     run("train", "--base", "mini", code=2)
+    run("train", "--init", tmp_path, "--rank", 4, code=2)
+    run("train", "--init", tmp_path, "--plan", code=2)
+
+
+def test_a_starter_config_is_written_planned_and_changed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Zork").mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 64), ("red", "blue")[number]).save(tmp_path / "Zork" / f"{number}.png")
+    (row,) = json.loads(run("train", "--init", "Zork", "--json"))
+    assert row == {"config": "zork.toml", "name": "me/zork", "pictures": 2, "steps": 200}
+    assert run.talk == (
+        "2 of 2 pictures have no caption\n"
+        'the trigger word "zork" is a guess; look whether it is right\n'
+        "go on with: adapterhub train zork.toml --plan\n"
+    )
+    (row,) = json.loads(run("train", "zork.toml", "--plan", "--set", "adapters.me/zork.steps=7", "--json"))
+    assert (row["name"], row["pictures"], row["steps"]) == ("me/zork", 2, 7)
+    run("train", "--init", "Zork", code=1)
+    assert run.talk.startswith("error: cannot write zork.toml: it is there already")
+
+
+def test_wrong_values_are_told_by_line_or_option(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text('base = "mini"\n[[adapters]]\nname = "me/ink"\ndata = "ink"\nrank = 4\n')
+    run("train", config, "--set", "adapters.0.steps=0", code=1)
+    assert run.talk.splitlines() == [
+        f"error: {config} is not valid:",
+        f'  {config}:5: unknown key "rank"; did you mean "network.rank"?',
+        "  --set adapters.0.steps=0: steps must be at least 1, not 0.",
+    ]
+    run("train", "--base", "mini", "--data", "ink", "--name", "me/ink", "--rank", 0, "--kind", "x", code=1)
+    assert run.talk.splitlines()[1:] == [
+        "  --rank: network.rank must be at least 1, not 0",
+        '  --kind: kind must be one of style, subject, concept, slider, other, not "x".',
+    ]
 
 
 def test_adapters_are_searched_yanked_and_deleted(run: Run, ink: Path, tmp_path: Path) -> None:

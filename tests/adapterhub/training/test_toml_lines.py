@@ -175,7 +175,7 @@ def documents(draw: st.DrawFn) -> tuple[str, dict[tuple[str | int, ...], int]]:
     return text, expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(documents())
 def test_documents_of_every_form_agree_with_tomllib(
     document: tuple[str, dict[tuple[str | int, ...], int]],
