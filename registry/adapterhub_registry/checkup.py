@@ -179,7 +179,9 @@ def _files(home: Path, database: Path) -> Check:
 
 
 def _remote(name: str, url: str) -> Check:
-    open_remote(name, url)
+    open_remote(name, url).check()
+    if not url.startswith("file:"):
+        return Check(f"remote {name}", True, f"{url} answers")
     path = Path(unquote(urlsplit(url).path))
     can = "read and write" if os.access(path, os.W_OK | os.X_OK) else "read only"
     return Check(f"remote {name}", True, f"{url}, {can}")

@@ -183,7 +183,7 @@ def test_files_that_are_taken_between_storing_and_publishing_are_stored_again(
     monkeypatch.setattr(Registry, "publish", publish_late)
     version = registry.add(weights(1), name="me/ink", documents={"a.txt": b"x"})
     assert collected == [2]
-    registry.push("me/ink", remote="team")
+    registry.push("me/ink", remote="team", with_data=True)
     collected.clear()
     assert other.pull("me/ink", remote="team").number == 1
     assert collected == [2]

@@ -62,9 +62,9 @@ def document(routes: Iterable["Route"], *, origin: str, version: str) -> dict[st
 
 
 def page(routes: Iterable["Route"]) -> str:
-    """Return the routes as a page that needs nothing from other hosts."""
+    """Return the routes, our own protocol first, as a page that needs nothing from other hosts."""
     rows: list[str] = []
-    for route in routes:
+    for route in sorted(routes, key=lambda route: not route.path.startswith("/v1")):
         takes = [*route.query, *route.fields]
         rows.append(
             f"<tr><td>{route.method}</td><td><code>{html.escape(route.path)}</code></td>"
@@ -74,8 +74,9 @@ def page(routes: Iterable["Route"]) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>AdapterHub registry: HTTP</title>'
         '<meta name="viewport" content="width=device-width"><style>' + STYLE + "</style></head><body>"
-        "<h1>What this server answers</h1><p>Tokens go as <code>Authorization: Bearer ahub_...</code>. The "
-        'same as <a href="/openapi.json">OpenAPI document</a>.</p><table><thead><tr><th>Method</th>'
+        "<h1>What this server answers</h1><p>Tokens go as <code>Authorization: Bearer ahub_...</code>. For "
+        'programs there is the <a href="/openapi.json">OpenAPI document</a>.</p><table>'
+        "<thead><tr><th>Method</th>"
         "<th>Path</th><th>What it does</th><th>Takes</th><th>Who may</th></tr></thead><tbody>"
         + "".join(rows)
         + "</tbody></table></body></html>"

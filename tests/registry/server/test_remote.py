@@ -416,8 +416,8 @@ def test_whoever_is_killed_in_a_push_leaves_nothing_half_done(
             if len(left) < len(names):
                 again = names[len(names) - len(left) - 1]
                 assert ours.push(again, remote=url, with_data=True).number == 1
-            while left and server.poll() is None:
-                name = left.pop(0)
+            for name in left[:10]:  # nobody reads the server's log, which fills its pipe
+                left.remove(name)
                 pushing = CONTEXT.Process(target=push_as_bob, args=(home, name, url, token))
                 pushing.start()
                 wait_for_blobs(hub, chance.randrange(6), pushing)
@@ -431,6 +431,7 @@ def test_whoever_is_killed_in_a_push_leaves_nothing_half_done(
                     assert ours.push(name, remote=url, with_data=True).number == 1
                 else:
                     server.wait()
+                    break
     with started(hub) as (_, port):
         ours.push(names[-1], remote=f"http://127.0.0.1:{port}", with_data=True)
     for name in names:
@@ -444,4 +445,4 @@ def wait_for_blobs(hub: Path, count: int, pushing: multiprocessing.process.BaseP
     """Wait until the server has so many more blobs, or the push has ended."""
     before = len(list(hub.glob("blobs/sha256/*/*/*")))
     while pushing.is_alive() and len(list(hub.glob("blobs/sha256/*/*/*"))) < before + count:
-        pass
+        pushing.join(0.001)  # so that the others have a processor
