@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -126,14 +126,20 @@ Layer: TypeAlias = nn.Linear | nn.Conv2d
 def trainable_layers(components: Mapping[str, nn.Module]) -> dict[Target, Layer]:
     """Return all layers that any adapter may train: linears, and convolutions of more than 1 x 1.
 
+    SDXL reads the states before the last layer, and the pooled output of the second text encoder alone: the
+    first one's last layer decides nothing, and is left out.
+
     Args:
         components: The UNet and the text encoders, by name.
     """
+    first: Any = components.get("text_encoder")
+    unread = f"encoder.layers.{first.config.num_hidden_layers - 1}." if first is not None else ""
     return {
         Target.at(component, name): layer
         for component, module in components.items()
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and component == "unet")
+        if (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and component == "unet"))
+        and not (component == "text_encoder" and unread in name)
     }
 
 

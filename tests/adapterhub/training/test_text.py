@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from safetensors.torch import load
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -178,6 +179,8 @@ def test_a_file_with_text_layers_loads_in_stock_diffusers_and_composes_the_same(
         optimizer=OptimizerConfig(learning_rate=3e-3, text_learning_rate=(3e-3, 3e-3)),
     )
     (version,) = train(TrainConfig(BaseConfig("mini", device="cpu"), (adapter,)), registry=registry)
+    weights = load(registry.read(version.files[0].sha256))
+    assert all(value.any() for value in weights.values())  # and none for the layer that SDXL does not read
     stock = StableDiffusionXLPipeline.from_pretrained(MINI)
     plain = stock.encode_prompt("inkwash blob", num_images_per_prompt=1)[0]
     stock.load_lora_weights(registry.directory(version))
