@@ -52,11 +52,11 @@ def hub_directory(name: str, variant: str | None, settings: Settings) -> Path:
 
 def cached_pipelines() -> dict[str, Path]:
     """Return the newest snapshot of each pipeline in the cache, by name."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        cache = scan_cache_dir()
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         return {}
     found: dict[str, Path] = {}

@@ -140,6 +140,6 @@ def test_pulled_versions_have_the_same_facts(registry: Registry, weights: Weight
     other = Registry(tmp_path / "other")
     for place in (registry, other):
         place.add_remote("team", (tmp_path / "share").as_uri())
-    registry.push("me/ink", remote="team")
+    registry.push("me/ink", remote="team", with_data=True)  # the documents say what was measured
     other.pull("team:me/ink")
     assert other.facts(other.resolve("me/ink")) == registry.facts(version)

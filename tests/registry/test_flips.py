@@ -52,7 +52,7 @@ def share(tmp_path: Path) -> Path:
             documents={"config.json": b"{}"},
             previews=[tmp_path / "picture.png"],
         )
-        ours.push(name, remote="team")
+        ours.push(name, remote="team", with_data=True)
     ours.close()
     return tmp_path / "share"
 

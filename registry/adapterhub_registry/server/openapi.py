@@ -14,6 +14,7 @@ WHO = {
     "public": "anybody",
     "user": "who has a token",
     "signed": "who has an address that the server signed",
+    "granted": "who has a grant to push by Xet",
     "reader": "who may read the adapter",
     "writer": "a writer of the namespace",
     "owner": "an owner of the namespace",
@@ -96,7 +97,7 @@ def _operation(route: "Route") -> dict[str, Any]:
         + [{"name": name, "in": "query", "schema": text} for name in route.query],
         "responses": {status: _response(status, words) for status, words in STATUSES.items()},
     }
-    if route.rule.role not in ("public", "signed"):
+    if route.rule.role not in ("public", "signed", "granted"):
         table["security"] = [{"token": []}, {}] if route.rule.role == "reader" else [{"token": []}]
     if route.body != "none":
         media = MEDIA.get(route.body, "application/octet-stream")
