@@ -185,6 +185,11 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, identity: Mapping[str,
     return target
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Say whether a run has any checkpoint."""
+    return any(run.glob("pass-*"))
+
+
 def load_checkpoint(run: Path, *, identity: Mapping[str, str]) -> Checkpoint:
     """Read the newest checkpoint of a run.
 

@@ -9,7 +9,7 @@ from adapterhub.bases.find import Base
 from adapterhub.bases.load import choose_device
 from adapterhub.errors import CheckpointError
 from adapterhub.training.buckets import Buckets
-from adapterhub.training.checkpoint import load_checkpoint
+from adapterhub.training.checkpoint import has_checkpoint, load_checkpoint
 from adapterhub.training.config import AdapterConfig, BaseConfig, TrainConfig, config_document
 from adapterhub.training.dataset import Dataset, read_sources
 from adapterhub.training.holdout import hold_out
@@ -69,11 +69,13 @@ class GroupPlan:
         run: Name of its directory.
         items: In their order.
         identity: What a checkpoint must agree on to be gone on from.
+        is_resumed: Whether it goes on from its checkpoint.
     """
 
     run: str
     items: Sequence[AdapterPlan]
     identity: Mapping[str, str]
+    is_resumed: bool
 
 
 def file_stem(name: str) -> str:
@@ -90,7 +92,7 @@ def make_plan(
         config: What to train.
         base: On what.
         registry: Where it would be registered.
-        resume: A run's name, or `latest` for each group's own.
+        resume: A run's name, or `latest` for each group that has a checkpoint.
 
     Raises:
         AdapterHubError: As `read_sources` and `load_checkpoint`.
@@ -102,12 +104,16 @@ def make_plan(
     if resume not in (None, "latest", *names):
         reason = f"with this config, data and base, the run is {' or '.join(names)}"
         raise CheckpointError(run_directory(registry.home, str(resume)), reason)
+    resumed = {resume}
+    if resume == "latest":  # a group whose turn had not come begins; without any, the first one says so
+        resumed = {name for name in names if has_checkpoint(run_directory(registry.home, name))} or {names[0]}
     device, dtype = placement(config.base)
     plans: list[GroupPlan] = []
     for number, (group, (run, identity)) in enumerate(zip(groups, runs, strict=True)):
         steps: dict[str, int] = {}
         identity |= {"device": device, "dtype": dtype}  # the run's name is the same on all of them
-        if resume in ("latest", run):
+        is_resumed = run in resumed
+        if is_resumed:
             checkpoint = load_checkpoint(run_directory(registry.home, run), identity=identity)
             accumulation = {config.adapters[n].name.lower(): config.adapters[n].accumulation for n in group}
             steps = {one.name: one.passes // accumulation[one.name] for one in checkpoint.active}
@@ -117,7 +123,7 @@ def make_plan(
                 if adapter.name.lower() in checkpoint.ended
             }
         items = [_plan(config.adapters[n], found[n], run, number, steps, registry) for n in group]
-        plans.append(GroupPlan(run, items, identity))
+        plans.append(GroupPlan(run, items, identity, is_resumed))
     return plans
 
 

@@ -24,7 +24,7 @@ def plan(config: TrainConfig, *, registry: Registry, resume: str | None = None) 
     Args:
         config: What to train.
         registry: Where it would be registered.
-        resume: A run's name, to go on from its checkpoint; `latest` means each group's own.
+        resume: A run's name, to go on from its checkpoint; `latest` means each group that has one.
 
     Raises:
         AdapterHubError: As `find_base`, `read_sources` and `load_checkpoint`.
@@ -52,7 +52,7 @@ def train(
     Args:
         config: What to train.
         registry: Where versions go; runs and caches lie in its home.
-        resume: A run's name, to go on from its checkpoint; `latest` means each group's own.
+        resume: A run's name, to go on from its checkpoint; `latest` means each group that has one.
         on_progress: Called after each step.
 
     Returns:
@@ -81,7 +81,7 @@ def train(
         failed: list[TrainingError] = []
         for group in groups:
             run = Run(group, site, on_progress)
-            run.train(stop, is_resumed=resume in ("latest", group.run))
+            run.train(stop, is_resumed=group.is_resumed)
             made |= run.versions
             failed += run.failed
     if failed:

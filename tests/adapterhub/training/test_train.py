@@ -256,3 +256,21 @@ def test_a_changed_picture_is_not_taken_from_the_cache(pictures: Pictures, home:
     Image.new("RGB", (64, 64), "green").save(folder / "0.png")
     (version,) = train(config(folder), registry=registry)
     assert version.number == 2
+
+
+def test_the_newest_checkpoints_are_gone_on_from_and_other_groups_begin(
+    pictures: Pictures, home: Path, tmp_path: Path
+) -> None:
+    folder = pictures()
+    (ink,) = config(folder, save_every=4).adapters
+    base, apart = BaseConfig("mini", device="cpu"), GroupConfig(executor="sequential")
+    both = TrainConfig(base, (ink, replace(ink, name="me/corgi")), apart)
+    whole = Registry(tmp_path / "whole")
+    train(both, registry=whole)
+    registry = Registry(home)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        plan(both, registry=registry, resume="latest")
+    train(replace(both, adapters=(ink,)), registry=registry)  # and then the process died, say
+    assert [item.resumes_at for item in plan(both, registry=registry, resume="latest")] == [4, 0]
+    versions = train(both, registry=registry, resume="latest")
+    assert [one.digest for one in versions] == [whole.resolve(one.name).digest for one in versions]
