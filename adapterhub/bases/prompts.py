@@ -65,10 +65,18 @@ class PromptCache:
     Args:
         pipeline: Its tokenizers and text encoders are used.
         capacity: Chunks of 75 tokens that are remembered.
+        device: Where the text encoders compute; without it the pipeline is asked, which walks all modules.
     """
 
-    def __init__(self, pipeline: "StableDiffusionXLPipeline", *, capacity: int = 256) -> None:
+    def __init__(
+        self,
+        pipeline: "StableDiffusionXLPipeline",
+        *,
+        capacity: int = 256,
+        device: torch.device | None = None,
+    ) -> None:
         self._pipeline = pipeline
+        self._device = device
         self._capacity = capacity
         self._entries: OrderedDict[tuple[str, str, str], PromptEmbedding] = OrderedDict()
 
@@ -99,7 +107,7 @@ class PromptCache:
             return self._entries[key]
         prepare()
         with torch.no_grad():
-            entry = _encode(self._pipeline, text, syntax)
+            entry = _encode(self._pipeline, text, syntax, self._device)
         self._entries[key] = entry
         length = self._pipeline.tokenizer_2.model_max_length
         room = self._capacity * length - sum(kept.states.shape[1] for kept in self._entries.values())
@@ -189,17 +197,20 @@ class _Token:
     weight: float
 
 
-def _encode(pipeline: "StableDiffusionXLPipeline", text: str, syntax: str) -> PromptEmbedding:
+def _encode(
+    pipeline: "StableDiffusionXLPipeline", text: str, syntax: str, device: torch.device | None
+) -> PromptEmbedding:
+    device = device or pipeline._execution_device
     sections = parse_prompt(text, syntax)
     chunks = _chunks(pipeline, text, sections)
     if len(chunks) == 1 and all(token.weight == 1 for token in chunks[0]):
         letters = "".join(span.text for section in sections for span in section)
         if _fits(pipeline, letters):
             states, _, pooled, _ = pipeline.encode_prompt(
-                prompt=letters, num_images_per_prompt=1, do_classifier_free_guidance=False
+                prompt=letters, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
             return PromptEmbedding(states, pooled)
-    encoded = [_encode_chunk(pipeline, chunk) for chunk in chunks]
+    encoded = [_encode_chunk(pipeline, chunk, device) for chunk in chunks]
     return PromptEmbedding(torch.cat([chunk.states for chunk in encoded], dim=1), encoded[0].pooled)
 
 
@@ -268,9 +279,10 @@ def _row(tokenizer: Any, numbers: list[int]) -> list[int]:
     return row + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(row))
 
 
-def _encode_chunk(pipeline: "StableDiffusionXLPipeline", chunk: list[_Token]) -> PromptEmbedding:
+def _encode_chunk(
+    pipeline: "StableDiffusionXLPipeline", chunk: list[_Token], device: torch.device
+) -> PromptEmbedding:
     """Encode one chunk, as `encode_prompt` encodes a prompt, and weigh the states of its tokens."""
-    device = pipeline._execution_device
     numbers = [token.number for token in chunk]
     encoders: list[Any] = [one for one in (pipeline.text_encoder, pipeline.text_encoder_2) if one is not None]
     outputs: list[Any] = []

@@ -38,7 +38,7 @@ class Painter:
         self._base = base
         self._planes = planes
         self._planner = planner
-        self._prompts = PromptCache(pipelines.stock)
+        self._prompts = PromptCache(pipelines.stock, device=pipelines.device)
 
     def paint_all(
         self,

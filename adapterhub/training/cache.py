@@ -60,7 +60,7 @@ class EncodingCache:
         tensors = {part: value.detach().float().cpu().contiguous() for part, value in make().items()}
         make_directory(path.parent)
         data = safetensors_bytes(tensors, {})
-        write_atomically(path, hashlib.sha256(data).digest() + data)
+        write_atomically(path, hashlib.sha256(data).digest() + data, durable=False)
         return tensors
 
     def size(self) -> CacheSize:

@@ -198,9 +198,11 @@ class Executor:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._unet = unet
+        # Diffusers finds either by a walk over all modules.
+        self._device, self._unet_dtype = unet.device, unet.dtype
         self._encode_captions = encode_captions
         self._network = network
-        self._scale = HALF_SCALE if unet.dtype == torch.float16 else 1.0
+        self._scale = HALF_SCALE if self._unet_dtype == torch.float16 else 1.0
         self._queue = deque(trainees)
         self._free = list(range(slots))
         self._dtype = dtype
@@ -283,7 +285,7 @@ class Executor:
             for one, own in zip(chosen, rows, strict=True)
             for sample in range(len(own.mean))
         ]
-        device, dtype = self._unet.device, self._unet.dtype
+        device, dtype = self._device, self._unet_dtype
         steps = iter(draw.timestep for draw in draws)
         terms = Terms.join(
             [
@@ -323,7 +325,7 @@ class Executor:
             self._share([chosen[number] for number in live], [len(one.mean) for one in own])
             for number, encoded in zip(live, self._encode_captions(own), strict=True):
                 parts[number] = encoded
-            parts = [(states.to(self._unet.device), pooled.to(self._unet.device)) for states, pooled in parts]
+            parts = [(states.to(self._device), pooled.to(self._device)) for states, pooled in parts]
         return _joined([states for states, _ in parts]), _joined([pooled for _, pooled in parts])
 
     def _share(self, chosen: Sequence[Training], counts: Sequence[int]) -> None:

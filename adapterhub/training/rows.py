@@ -43,8 +43,11 @@ class Encoder:
         self._at_hand = at_hand
         self._pipeline: Any = pipeline
         self._cache = cache
-        self._prompts = PromptCache(pipeline)
-        self._vae = [module_digest(pipeline.vae), str(pipeline.vae.dtype)]
+        # Diffusers finds it by a walk over all modules.
+        self._device = pipeline.unet.device
+        self._prompts = PromptCache(pipeline, device=self._device)
+        self._vae_dtype = pipeline.vae.dtype
+        self._vae = [module_digest(pipeline.vae), str(self._vae_dtype)]
         self._text = [module_digest(pipeline.text_encoder), module_digest(pipeline.text_encoder_2)]
         self._text.append(str(pipeline.text_encoder_2.dtype))
         self._remembered: OrderedDict[tuple[object, ...], Mapping[str, Tensor]] = OrderedDict()
@@ -71,7 +74,7 @@ class Encoder:
         def encode() -> Mapping[str, Tensor]:
             pixels, mask = item.load(is_flipped=flipped)
             with torch.no_grad():
-                posterior = vae.encode(pixels[None].to(vae.device, vae.dtype), return_dict=False)[0]
+                posterior = vae.encode(pixels[None].to(self._device, self._vae_dtype), return_dict=False)[0]
             scale = float(vae.config["scaling_factor"])
             tensors = {"mean": posterior.mean[0] * scale, "std": posterior.std[0] * scale}
             if mask is not None:

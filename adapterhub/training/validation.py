@@ -48,6 +48,7 @@ class Validation:
     ) -> None:
         self._pipeline = pipeline
         self._unet: Any = pipeline.unet
+        self._device, self._dtype = pipeline.unet.device, pipeline.unet.dtype
         self._chunks = reading.chunks
         self._has_text = has_text
         self._examples = examples
@@ -66,7 +67,7 @@ class Validation:
             max_timestep=len(alphas) - 1,
         )
         self._steps = [len(alphas) * (2 * number + 1) // (2 * TIMES) for number in range(TIMES)]
-        self._terms = ObjectiveTable(plain, alphas).terms(self._steps).to(self._unet.device)
+        self._terms = ObjectiveTable(plain, alphas).terms(self._steps).to(self._device)
 
     def measure(self, network: Network | None = None, slot: int = 0) -> float:
         """Return the loss of an adapter, or of the base alone.
@@ -82,10 +83,10 @@ class Validation:
             return float(torch.stack(losses).mean())
 
     def _loss(self, item: Example, row: Mapping[str, Tensor]) -> Tensor:
-        device, dtype = self._unet.device, self._unet.dtype
+        device, dtype = self._device, self._dtype
         if self._has_text:
-            live = encode_caption(PromptCache(self._pipeline), self._text(item), self._chunks)
-            row = {**row, **live}
+            prompts = PromptCache(self._pipeline, device=self._device)
+            row = {**row, **encode_caption(prompts, self._text(item), self._chunks)}
         shape = tuple(row["mean"].shape)
         noise = torch.stack([keyed_normal(shape, 0, "validation", item.sha256, step) for step in self._steps])
         noise = noise.to(device)

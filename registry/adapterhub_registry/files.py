@@ -15,11 +15,12 @@ FICLONE = 0x40049409
 """Of linux/fs.h."""
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int | None = None) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int | None = None, durable: bool = True) -> None:
     """Write `data` to `path`, replacing what was there in one step.
 
     The bytes go to a temporary sibling, which only its owner can read, are flushed to the disk, and take the
-    name last. The file gets the permissions `mode`, or those that new files get.
+    name last. The file gets the permissions `mode`, or those that new files get. What is not `durable` is not
+    flushed: it may be damaged after the machine stops, and its reader has to notice.
 
     Raises:
         OutputError: The file cannot be written (no such directory, no permission, disk full); an older file
@@ -37,8 +38,9 @@ def write_atomically(path: Path, data: bytes, *, mode: int | None = None) -> Non
         descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(draft, 0o666 & ~umask() if mode is None else mode)  # noqa: PTH101
         os.replace(draft, path)
     except BaseException as exc:  # an interrupt leaves no draft behind either
