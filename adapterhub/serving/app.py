@@ -61,11 +61,13 @@ def make_app(
     web_ui = WebUiApi(runtime, live, limits, plane=plane)
 
     async def health(request: Request) -> Response:
+        """Say that pictures can be drawn, and of what size they are."""
         del request
         size = runtime.default_size  # raises if the runtime is closed
         return json_answer({"status": "ok", "size": size})
 
     async def measure(request: Request) -> Response:
+        """Answer with counts and times, as Prometheus reads them."""
         del request
         return PlainTextResponse(metrics.text(runtime, live), media_type="text/plain; version=0.0.4")
 

@@ -69,7 +69,7 @@ def page(routes: Iterable["Route"]) -> str:
         takes = [*route.query, *route.fields]
         rows.append(
             f"<tr><td>{route.method}</td><td><code>{html.escape(route.path)}</code></td>"
-            f"<td>{html.escape(_about(route)[0])}</td><td>{html.escape(', '.join(takes))}</td>"
+            f"<td>{html.escape(about(route)[0])}</td><td>{html.escape(', '.join(takes))}</td>"
             f"<td>{html.escape(WHO[route.rule.role])}</td></tr>"
         )
     return (
@@ -85,7 +85,7 @@ def page(routes: Iterable["Route"]) -> str:
 
 
 def _operation(route: "Route") -> dict[str, Any]:
-    summary, more = _about(route)
+    summary, more = about(route)
     names = PARAMETER.findall(route.path)
     text = {"type": "string"}
     table: dict[str, Any] = {
@@ -117,7 +117,7 @@ def _response(status: str, words: str) -> dict[str, Any]:
     return {"description": words, "content": {"application/json": {"schema": schema}}}
 
 
-def _about(route: "Route") -> tuple[str, str]:
+def about(route: "Route") -> tuple[str, str]:
     """Return what a route does: the first line of its documentation, and the rest."""
     first, _, rest = (inspect.getdoc(route.endpoint) or "").partition("\n\n")
     return " ".join(first.split()), rest.partition("Raises:")[0].strip()
