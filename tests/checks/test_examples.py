@@ -1,26 +1,26 @@
 """Every example in a docstring, and in README, runs."""
 
 import doctest
-import os
+import math
 import pkgutil
 import re
-import shutil
+import shlex
 import subprocess
-import sys
-from importlib import import_module
+from importlib import import_module, util
 from pathlib import Path
+from types import ModuleType
 
+import click
+import numpy as np
 import pytest
-import torch
-from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser
+from PIL import Image
 
-from adapterhub.formats.diffusers import diffusers_bytes
-from adapterhub.lora.weights import AdapterTensors, LowRank, Target
-from adapterhub.training.dataset import read_dataset
+from adapterhub_cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("adapterhub", "adapterhub_registry", "adapterhub_cli")
+ALIKE = 35.0
+"""dB; another processor may round otherwise."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -38,32 +38,51 @@ def test_docstring_examples(name: str) -> None:
     assert result.failed == 0
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with what the pages take for granted: a file of weights and a folder of pictures."""
-    generator = torch.Generator().manual_seed(1)
-    target = Target("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
-    down, up = (torch.randn(shape, generator=generator) * 0.1 for shape in ((4, 128), (128, 4)))
-    adapter = AdapterTensors({target: LowRank(down, up, 1.0, "config")})
-    (tmp_path / "ink.safetensors").write_bytes(diffusers_bytes(adapter))
-    (tmp_path / "ink").mkdir()
-    style = ROOT / "adapterhub" / "quickstart" / "pictures" / "style"
-    for example in read_dataset(style).examples[:4]:
-        shutil.copy(example.path, tmp_path / "ink")
-        (tmp_path / "ink" / example.path.name).with_suffix(".txt").write_text(example.caption)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    return tmp_path
+@pytest.fixture(scope="module")
+def draw() -> ModuleType:
+    """`docs/draw.py`."""
+    spec = util.spec_from_file_location("draw", ROOT / "docs" / "draw.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_page_examples(page: Path, workplace: Path) -> None:
-    """Run console blocks, but for `make`, in a shell, and Python blocks, in the order of the page."""
-    del workplace
-    for block in re.findall(r"^```console\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-        lines = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
-        script = "\n".join(line for line in lines if not line.startswith("make "))
-        done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{script}\n{done.stderr}"
-    for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(page):
-        example.evaluate()
+def test_page_examples(page: Path, draw: ModuleType, tmp_path: Path) -> None:
+    """They run, and the pictures that they write are those that the page shows."""
+    draw.prepare(tmp_path)
+    draw.run(page, tmp_path)
+    for shown, found in draw.drawn(page, tmp_path):
+        assert signal_to_noise(shown, found) >= ALIKE, shown
+
+
+def signal_to_noise(one: Path, other: Path) -> float:
+    """Return the peak signal to noise ratio of two pictures of one size, in dB."""
+    left, right = (np.asarray(Image.open(path).convert("RGB"), dtype=np.float64) for path in (one, other))
+    error = float(np.mean((left - right) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_does_not_run_is_read(page: Path) -> None:
+    """Blocks of `sh` and `py` need a GPU, SDXL or a server; their commands and options are there."""
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        subprocess.run(["bash", "-nc", block], check=True)
+        for line in block.replace("\\\n", " ").splitlines():
+            if "adapterhub" in (words := shlex.split(line, comments=True)):
+                check_command(words[words.index("adapterhub") + 1 :])
+    for block in re.findall(r"^```py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        compile(block, str(page), "exec")
+
+
+def check_command(words: list[str]) -> None:
+    """Follow the words to a command, and look its options up."""
+    command: click.Command = cli
+    for word in words:
+        if isinstance(command, click.Group) and word in command.commands:
+            command = command.commands[word]
+    options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - options - {"--help"}
+    assert not unknown, words
