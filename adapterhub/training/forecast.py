@@ -9,13 +9,12 @@ most bytes that it holds at once. The peak is that of the greatest of three phas
 
 Factors and gradients are in float32, so each is 4 bytes a number. AdamW remembers two more of them, Prodigy
 four, and 8-bit AdamW two bytes. On CUDA the workspace of cuBLAS comes on top, and on the CPU the encodings
-that are remembered, which lie in the same memory. What programs hold beside that, as torch itself, is left out.
+that are remembered, which lie in the same memory. What the program holds beside that is left out.
 
-Time is the sum over passes of the seconds that `Speed.seconds` gives for one, and the encoding of each picture
-once. Measuring, drawing and the writing of checkpoints are left out.
+Time is the sum over passes of the seconds that `Speed.seconds` gives for one, and the encoding of each
+picture once. Measuring, drawing and the writing of checkpoints are left out.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +83,9 @@ def make_forecasts(groups: Sequence[GroupPlan], config: TrainConfig, base: Base)
     device, dtype = groups[0].identity["device"], groups[0].identity["dtype"]
     rehearsal = Rehearsal(base, config.base, dtype=dtype)
     unet = base.settings("unet")
-    largest = max((size for group in groups for item in group.items for size in _shown(item)), key=_area)
+    largest = max(
+        (size for group in groups for item in group.items for size in item.dataset.shown), key=_area
+    )
     level = 2 ** (len(unet["block_out_channels"]) - 1) * base.latent_factor
     width = unet["block_out_channels"][-1]
     heads = unet["attention_head_dim"]
@@ -107,7 +108,7 @@ def _forecast(
     networks = [item.config.network for item in items]
     shape = _biggest(items, slots)
     one = rehearsal.train(networks, shape, slots=slots)
-    encoding = rehearsal.encode(max((size for item in items for size in _shown(item)), key=_area))
+    encoding = rehearsal.encode(max((size for item in items for size in item.dataset.shown), key=_area))
     weights = memory_needed(base, dtype)
     trains_text = any(network.trains_text for network in networks)
     away = idle_parts(torch.device(device), trains_text=trains_text)
@@ -171,20 +172,11 @@ def _area(size: Size) -> int:
     return size[0] * size[1]
 
 
-def _shown(item: AdapterPlan) -> Counter[Size]:
-    """Return how many pictures an epoch of an adapter shows, by bucket."""
-    shown: Counter[Size] = Counter()
-    for example in item.dataset.examples:
-        if example.placement is not None:
-            shown[example.placement.bucket] += example.source.repeats
-    return shown
-
-
 def _biggest(items: Sequence[AdapterPlan], slots: int) -> PassShape:
     """Return the pass with the most pixels that could come about."""
     found: dict[tuple[Size, int], list[int]] = {}
     for item in items:
-        for bucket, shown in _shown(item).items():
+        for bucket, shown in item.dataset.shown.items():
             count = min(shown, item.config.batch_size)
             found.setdefault((bucket, item.config.max_chunks), []).append(count)
     shapes = [
@@ -204,7 +196,7 @@ def _passes(items: Sequence[AdapterPlan], slots: int) -> list[tuple[int, float]]
         shapes: dict[tuple[Size, int], list[tuple[int, float]]] = {}
         for item in items[start : start + slots]:
             left = (item.config.steps - item.resumes_at) * item.config.accumulation
-            shown = _shown(item)
+            shown = item.dataset.shown
             batches = {bucket: -(-count // item.config.batch_size) for bucket, count in shown.items()}
             for bucket, count in batches.items():
                 own = round(left * count / sum(batches.values())), shown[bucket] / count
