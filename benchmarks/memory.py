@@ -4,7 +4,7 @@
     python benchmarks/memory.py --base ./my-sdxl --device cuda --dtype bfloat16 --out memory-sdxl.json
 
 On CUDA what is measured is `torch.cuda.max_memory_allocated`, and the bound is 10 %. On the CPU it is by how
-much the process has grown at its peak, with libraries that are loaded meanwhile, so there it is only reported.
+much the process has grown at its peak, with libraries that are loaded meanwhile, and only reported.
 """
 
 import json
