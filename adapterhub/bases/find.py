@@ -87,15 +87,16 @@ class Base:
     @property
     def resolution(self) -> int:
         """Width and height in pixels that it was trained for."""
-        return int(self.settings("unet")["sample_size"]) * self._vae_factor
+        return int(self.settings("unet")["sample_size"]) * self.latent_factor
 
     @property
     def size_multiple(self) -> int:
         """Of what sides in pixels are a multiple that the UNet's coarsest level can have: 32 for SDXL."""
-        return self._vae_factor * 2 ** (len(self.settings("unet")["down_block_types"]) - 1)
+        return self.latent_factor * 2 ** (len(self.settings("unet")["down_block_types"]) - 1)
 
     @property
-    def _vae_factor(self) -> int:
+    def latent_factor(self) -> int:
+        """How many pixels in a row are one number of the latents: 8 for SDXL."""
         return 2 ** (len(self.settings("vae")["block_out_channels"]) - 1)
 
     def settings(self, component: str) -> dict[str, Any]:

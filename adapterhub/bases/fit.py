@@ -1,4 +1,4 @@
-"""Whether a single file has what its configs ask for."""
+"""The models that configs describe, and whether a single file has what they ask for."""
 
 from typing import Any
 
@@ -17,21 +17,7 @@ def require_fit(base: Base) -> None:
     Raises:
         BaseLoadError: A tensor is missing or has another shape.
     """
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    def text_config(part: str) -> CLIPTextConfig:
-        return CLIPTextConfig.from_pretrained(base.config / part)
-
-    with torch.device("meta"):
-        models: dict[str, Any] = {
-            "unet": UNet2DConditionModel.from_config(base.settings("unet")),
-            "vae": AutoencoderKL.from_config(base.settings("vae")),
-            "text_encoder": CLIPTextModel(text_config("text_encoder")),
-            "text_encoder_2": CLIPTextModelWithProjection(text_config("text_encoder_2")),
-        }
-    for part, model in models.items():
+    for part, model in empty_models(base).items():
         for name, wanted in by_name(part, model.state_dict()).items():
             found = base.shapes[part].get(name)
             if found != tuple(wanted.shape):
@@ -41,3 +27,21 @@ def require_fit(base: Base) -> None:
                     f"by the configs in {base.config}, {part} has a tensor {name} of "
                     f"{'x'.join(map(str, wanted.shape))}, and the file {has}",
                 )
+
+
+def empty_models(base: Base) -> dict[str, Any]:
+    """Return the models that the configs of a base describe, by component, on the meta device."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    def text_config(part: str) -> CLIPTextConfig:
+        return CLIPTextConfig.from_pretrained(base.config / part)
+
+    with torch.device("meta"):
+        return {
+            "unet": UNet2DConditionModel.from_config(base.settings("unet")),
+            "vae": AutoencoderKL.from_config(base.settings("vae")),
+            "text_encoder": CLIPTextModel(text_config("text_encoder")),
+            "text_encoder_2": CLIPTextModelWithProjection(text_config("text_encoder_2")),
+        }

@@ -58,7 +58,7 @@ def require_memory(
     parts = memory_needed(base, dtype, quantize=quantize)
     # Sequential offload brings one layer at a time to the device.
     needed = {"none": sum(parts.values()), "model": max(parts.values()), "sequential": 0}[offload]
-    free = _free_bytes(device)
+    free = free_bytes(device)
     logger.info(
         "%s needs %.2f GB for its weights on %s, %.1f GB are free",
         base.name,
@@ -73,7 +73,8 @@ def require_memory(
         logger.warning("%s", error)
 
 
-def _free_bytes(device: str) -> int:
+def free_bytes(device: str) -> int:
+    """Return how much of a device's memory is free, or of the computer's for the CPU."""
     import torch
 
     if device.startswith("cuda"):

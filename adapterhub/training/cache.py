@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from adapterhub_registry.files import make_directory, write_atomically
 
 VERSION = 2
 """Part of every key; it changes if what is kept under a key ever does."""
+MARK_S = 3600.0
+"""How exactly it is known when an entry was used."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,15 @@ class EncodingCache:
 
     Args:
         directory: Made at the first entry.
+
+    Attributes:
+        directory: Where its files are.
+        hits: Entries that were there.
+        misses: Entries that were made.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self.hits = 0
         self.misses = 0
 
@@ -51,9 +59,10 @@ class EncodingCache:
             make: Computes them.
         """
         name = hashlib.sha256(json.dumps([VERSION, *key]).encode()).hexdigest()
-        path = self._directory / name[:2] / f"{name}.safetensors"
+        path = self.directory / name[:2] / f"{name}.safetensors"
         found = _read(path)
         if found is not None:
+            _mark_used(path)
             self.hits += 1
             return found
         self.misses += 1
@@ -65,25 +74,41 @@ class EncodingCache:
 
     def size(self) -> CacheSize:
         """Return how much it holds."""
-        sizes = [path.stat().st_size for path in self._entries()]
+        sizes = [size for _, size, _ in self._entries()]
         return CacheSize(len(sizes), sum(sizes))
 
-    def collect(self, *, older_than_s: float) -> CacheSize:
-        """Delete what was not read for so long, and return how much that was; it is made again when needed.
+    def collect(self, *, older_than_s: float | None = None, max_bytes: int | None = None) -> CacheSize:
+        """Delete entries, and return how many; a training that needs one again makes it again.
 
         Args:
-            older_than_s: Seconds; 0 deletes everything.
+            older_than_s: Those that were not used for so many seconds; 0 deletes everything.
+            max_bytes: Those that were not used for longest, until the rest is no larger.
         """
-        entries, size_bytes = 0, 0
-        for path in self._entries():
-            stat = path.stat()
-            if time.time() - max(stat.st_atime, stat.st_mtime) >= older_than_s:
+        entries = self._entries()
+        left, now = sum(size for _, size, _ in entries), time.time()
+        count, size_bytes = 0, 0
+        for used, size, path in entries:
+            is_old = older_than_s is not None and now - used >= older_than_s
+            if is_old or (max_bytes is not None and left > max_bytes):
                 path.unlink(missing_ok=True)
-                entries, size_bytes = entries + 1, size_bytes + stat.st_size
-        return CacheSize(entries, size_bytes)
+                count, size_bytes, left = count + 1, size_bytes + size, left - size
+        return CacheSize(count, size_bytes)
 
-    def _entries(self) -> list[Path]:
-        return sorted(self._directory.glob("??/*.safetensors"))
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        """Return when each was used, its size and its place, the one that was not used for longest first."""
+        found: list[tuple[float, int, Path]] = []
+        for path in self.directory.glob("??/*.safetensors"):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:  # somebody else deletes them too
+                continue
+            found.append((max(stat.st_atime, stat.st_mtime), stat.st_size, path))
+        return sorted(found)
+
+
+def encoding_cache(home: Path) -> EncodingCache:
+    """Return the cache that all trainings of a home share."""
+    return EncodingCache(home / "cache" / "encodings")
 
 
 def module_digest(module: nn.Module) -> str:
@@ -109,3 +134,12 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         return load(data)
     except SafetensorError:
         return None
+
+
+def _mark_used(path: Path) -> None:
+    """Note that an entry was read: many file systems are mounted so that they do not."""
+    try:
+        if time.time() - path.stat().st_mtime > MARK_S:
+            os.utime(path)
+    except OSError:
+        return  # deleted meanwhile, or of a home that cannot be written to

@@ -145,6 +145,15 @@ class Dataset:
         found = Counter(item.placement.bucket for item in self.examples if item.placement)
         return dict(sorted(found.items()))
 
+    @property
+    def shown(self) -> Mapping[Size, int]:
+        """How many pictures of each bucket an epoch shows, with their repeats."""
+        found: Counter[Size] = Counter()
+        for item in self.examples:
+            if item.placement:
+                found[item.placement.bucket] += item.source.repeats
+        return found
+
     def manifest(self) -> bytes:
         """Return the canonical JSON of file names, digests and captions; its SHA-256 is in the lineage."""
         rows = [item.row() for item in self.examples]

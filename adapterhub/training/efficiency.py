@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-
-import torch
-from torch import nn
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING
 
 from adapterhub_registry.safetensors_header import read_header
 
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+UNITS = ("bytes", "kB", "MB", "GB", "TB")
 MOMENTS_BYTES = 8
 """A parameter, of AdamW's two moments in float32."""
 
@@ -40,8 +42,30 @@ class Efficiency:
         """Trained numbers per frozen one."""
         return self.trainable / self.frozen
 
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Return what it is about, the adapter's, full fine-tuning's, and the share, for people."""
+        sizes = [
+            ("weights", self.adapter_bytes, self.module_bytes),
+            ("optimizer's memory", self.optimizer_bytes, self.full_optimizer_bytes),
+        ]
+        numbers = ("parameters", f"{self.trainable:,}", f"{self.frozen:,}", f"{self.share:.2%}")
+        return [numbers, *((what, size_text(a), size_text(b), f"{a / b:.2%}") for what, a, b in sizes)]
 
-def measure_efficiency(file: Path, modules: Sequence[nn.Module], optimizer: Optimizer) -> Efficiency:
+
+def size_text(size_bytes: float) -> str:
+    """Return a number of bytes for people.
+
+    Example:
+        >>> size_text(5_130_000_000)
+        '5.13 GB'
+    """
+    value, unit = float(size_bytes), 0
+    while value >= 1000 and unit < len(UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.3g} {UNITS[unit]}"
+
+
+def measure_efficiency(file: Path, modules: "Sequence[nn.Module]", optimizer: "Optimizer") -> Efficiency:
     """Return what an adapter costs.
 
     Args:
@@ -49,6 +73,8 @@ def measure_efficiency(file: Path, modules: Sequence[nn.Module], optimizer: Opti
         modules: That it changes: the UNet, and the text encoders where they are trained.
         optimizer: Its own, after a step.
     """
+    import torch
+
     tensors = read_header(file).tensors
     weights = [value for module in modules for value in module.parameters()]
     frozen = sum(value.numel() for value in weights)

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,12 @@ from PIL import Image
 from adapterhub.errors import OutputError, TrainingStoppedError
 from adapterhub.training.checkpoint import Ended
 from adapterhub.training.config import config_document
-from adapterhub.training.efficiency import measure_efficiency
+from adapterhub.training.efficiency import measure_efficiency, size_text
 from adapterhub.training.environment import environment
 from adapterhub.training.executor import Network, Training
 from adapterhub.training.plan import AdapterPlan, GroupPlan
 from adapterhub.training.progress import OnProgress, Pace, peak_memory_bytes
-from adapterhub.training.report import NAME, Report, report_html, size_text
+from adapterhub.training.report import NAME, Report, report_html
 from adapterhub.training.rows import Encoder, batch_order, truncated
 from adapterhub.training.samples import draw_samples, sample_files, sample_stem, write_sheet
 from adapterhub.training.status import AdapterStatus, RunStatus, thinned
@@ -302,6 +302,8 @@ class Observer:
         modules: list[Any] = [self._pipeline.unet]
         if config.network.trains_text:
             modules += [self._pipeline.text_encoder, self._pipeline.text_encoder_2]
+        cost = measure_efficiency(file, modules, training.optimizer)
+        one.status.efficiency = asdict(cost)
         return Report(
             name=config.name,
             base=self._base.name,
@@ -314,7 +316,7 @@ class Observer:
             dataset=item.dataset,
             truncated=truncated(self._pipeline, item.dataset, config.max_chunks),
             without_trigger=item.without_trigger,
-            efficiency=measure_efficiency(file, modules, training.optimizer),
+            efficiency=cost,
             measures=self._measures(training, one),
             environment=environment(),
             notes=one.status.notes,

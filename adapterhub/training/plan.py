@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from adapterhub.bases.find import Base
 from adapterhub.bases.load import choose_device
-from adapterhub.errors import CheckpointError
+from adapterhub.errors import CheckpointError, DatasetError
 from adapterhub.training.buckets import Buckets
 from adapterhub.training.checkpoint import has_checkpoint, load_checkpoint
 from adapterhub.training.config import AdapterConfig, BaseConfig, TrainConfig, config_document
@@ -97,7 +97,7 @@ def make_plan(
     Raises:
         AdapterHubError: As `read_sources` and `load_checkpoint`.
     """
-    found = [_read(adapter, base) for adapter in config.adapters]
+    found = _read_all(config, base)
     groups = _groups(config)
     runs = [_run([config.adapters[n] for n in group], [found[n] for n in group], base) for group in groups]
     names = [name for name, _ in runs]
@@ -145,6 +145,24 @@ def _groups(config: TrainConfig) -> list[list[int]]:
     together = [n for n in numbers if config.adapters[n].network.algorithm == "lora"]
     alone = [[n] for n in numbers if n not in together]
     return [*([together] if together else []), *alone]
+
+
+def _read_all(config: TrainConfig, base: Base) -> list[Dataset]:
+    """Read all data sets; what is wrong with any of them is told at once."""
+    found: list[Dataset] = []
+    refused: list[DatasetError] = []
+    for adapter in config.adapters:
+        try:
+            found.append(_read(adapter, base))
+        except DatasetError as exc:
+            refused.append(exc)
+    if refused:
+        first, *others = refused
+        more = (
+            f"{exc.folder}: {text}" for exc in others if exc.folder != first.folder for text in exc.problems
+        )
+        raise DatasetError(first.folder, list(dict.fromkeys([*first.problems, *more])))
+    return found
 
 
 def _read(config: AdapterConfig, base: Base) -> Dataset:

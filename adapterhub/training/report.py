@@ -22,7 +22,6 @@ LINE = 300
 SIDE = 256
 """Of the pictures in it, in pixels at most."""
 QUALITY = 85
-UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d2430; --soft: #5b6472; --line: #dde1e7;
@@ -132,19 +131,6 @@ def report_html(report: Report) -> bytes:
     return f"{head}<body>{''.join(sections)}</body></html>\n".encode()
 
 
-def size_text(size_bytes: int) -> str:
-    """Return a number of bytes for people.
-
-    Example:
-        >>> size_text(5_130_000_000)
-        '5.13 GB'
-    """
-    value, unit = float(size_bytes), 0
-    while value >= 1000 and unit < len(UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    return f"{value:.3g} {UNITS[unit]}"
-
-
 def _losses(report: Report) -> str:
     chart = loss_chart(thinned(report.losses, LINE), report.measured, best_step=report.best_step)
     keys = '<span class="key trained">training loss, with its weights; thick: its running mean</span>'
@@ -182,25 +168,10 @@ def _picture(path: Path, told: str) -> str:
 
 
 def _efficiency(cost: Efficiency) -> str:
-    rows = [
-        ("parameters", f"{cost.trainable:,}", f"{cost.frozen:,}", cost.share),
-        (
-            "weights",
-            size_text(cost.adapter_bytes),
-            size_text(cost.module_bytes),
-            cost.adapter_bytes / cost.module_bytes,
-        ),
-        (
-            "optimizer's memory",
-            size_text(cost.optimizer_bytes),
-            size_text(cost.full_optimizer_bytes),
-            cost.optimizer_bytes / cost.full_optimizer_bytes,
-        ),
-    ]
     cells = "".join(
         f"<tr><th>{what}</th><td class=number>{own}</td><td class=number>{full}</td>"
-        f"<td class=number>{share:.2%}</td></tr>"
-        for what, own, full, share in rows
+        f"<td class=number>{share}</td></tr>"
+        for what, own, full, share in cost.rows()
     )
     heads = "<tr><th></th><th class=number>adapter</th><th class=number>full fine-tuning</th><th></th></tr>"
     said = (

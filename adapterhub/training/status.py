@@ -32,6 +32,7 @@ class AdapterStatus:
         report: Likewise.
         error: Why it is frozen.
         version: The version that it became; 0 for none.
+        efficiency: What it costs beside full fine-tuning, as `Efficiency` has it; empty before it is trained.
         notes: What went wrong beside the training, such as a picture that could not be drawn.
     """
 
@@ -47,6 +48,7 @@ class AdapterStatus:
     report: str = ""
     error: str = ""
     version: int = 0
+    efficiency: dict[str, int] = field(default_factory=dict[str, int])
     notes: list[str] = field(default_factory=list[str])
 
     @property

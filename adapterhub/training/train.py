@@ -6,7 +6,7 @@ import torch
 
 from adapterhub.bases.find import find_base
 from adapterhub.errors import TrainingError
-from adapterhub.training.cache import EncodingCache
+from adapterhub.training.cache import encoding_cache
 from adapterhub.training.config import TrainConfig
 from adapterhub.training.loading import IdleParts, deterministic_kernels, load_for_training
 from adapterhub.training.plan import AdapterPlan, make_plan
@@ -73,7 +73,7 @@ def train(
         held.enter_context(deterministic_kernels(wanted=config.group.deterministic))
         pipeline = load_for_training(base, config.base)
         idle = IdleParts(pipeline)
-        cache = EncodingCache(registry.home / "cache" / "encodings")
+        cache = encoding_cache(registry.home)
         encoder = Encoder(pipeline, cache, at_hand=idle.at_hand)
         site = Site(base, config, pipeline, idle, encoder, registry)
         stop = held.enter_context(Stop())

@@ -13,6 +13,7 @@ from adapterhub_cli.alias import alias
 from adapterhub_cli.backup import backup
 from adapterhub_cli.bake import bake
 from adapterhub_cli.bases import bases
+from adapterhub_cli.cache import cache
 from adapterhub_cli.card import card
 from adapterhub_cli.compare import compare
 from adapterhub_cli.convert import convert
@@ -72,7 +73,22 @@ def cli(verbose: bool) -> None:
 
 
 for command in (
-    *(add, adopt, alias, backup, bake, bases, compare, convert, delete, doctor, events, export, extract),
+    *(
+        add,
+        adopt,
+        alias,
+        backup,
+        bake,
+        bases,
+        cache,
+        compare,
+        convert,
+        delete,
+        doctor,
+        events,
+        export,
+        extract,
+    ),
     *(find_file, find_image, gc, generate, inspect, lineage, list_adapters, lock, merge, pull, push),
     *(card, describe, preview, diff, grid, slider),
     *(admin, quickstart, remote, replay, resize, restore, runs, search, serve, show, tag, train, verify),

@@ -184,7 +184,7 @@ def training_line(states: Sequence[Any], width: int) -> str:
         f"loss {loss / len(states):.4f}",
         f"{steps_per_s:.3g} steps/s",
         f"{pictures_per_s:.3g} pictures/s",
-        f"{_left(max(state.seconds_left for state in states))} left",
+        f"{time_text(max(state.seconds_left for state in states))} left",
         f"{max(state.memory_bytes for state in states) / 1e9:.3g} GB",
     ]
     text = "  ".join(facts)
@@ -193,7 +193,18 @@ def training_line(states: Sequence[Any], width: int) -> str:
     return f"{name}{bar}{text}"
 
 
-def _left(seconds: float) -> str:
+def efficiency_text(cost: Any) -> str:
+    """Return in one line what an adapter costs beside full fine-tuning; see `Efficiency`."""
+    return "; ".join(f"{what} {own} of {full} ({share})" for what, own, full, share in cost.rows())
+
+
+def time_text(seconds: float) -> str:
+    """Return how long something takes: minutes and seconds, after hours where there are any.
+
+    Example:
+        >>> time_text(4000)
+        '1:06:40'
+    """
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 

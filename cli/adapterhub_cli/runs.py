@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from adapterhub_cli.output import data_options, print_fields, print_rows, say
+from adapterhub_cli.output import data_options, efficiency_text, print_fields, print_rows, say
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE = 24
@@ -86,6 +86,7 @@ def show_command(run: str, as_json: bool, quiet: bool) -> None:
     Examples:
       adapterhub runs show me--ink-1f0c7a2b9d3e
     """
+    from adapterhub.training.efficiency import Efficiency
     from adapterhub.training.runs import find_run, run_directory
     from adapterhub_registry.store import Registry
 
@@ -115,6 +116,7 @@ def show_command(run: str, as_json: bool, quiet: bool) -> None:
             f"{loss:.4f} at step {step}" if step else f"{loss:.4f} of the base"
             for step, loss in shown["validation_loss"]
         )
+        shown["efficiency"] = efficiency_text(Efficiency(**adapter.efficiency)) if adapter.efficiency else ""
         shown["notes"] = "; ".join(shown["notes"])
         shown.pop("seconds_left")
         print_fields({name: value for name, value in shown.items() if value}, key="name")
@@ -173,6 +175,7 @@ def _fields(status: Any, adapter: Any, directory: Path) -> dict[str, Any]:
         "report": str(directory / adapter.report) if adapter.report else "",
         "version": f"{adapter.name}@{adapter.version}" if adapter.version else "",
         "error": adapter.error,
+        "efficiency": adapter.efficiency,
         "notes": list(adapter.notes),
     }
 

@@ -7,9 +7,8 @@ from typing import Any
 import click
 
 from adapterhub_cli.output import data_options, print_rows, say, training_progress
+from adapterhub_cli.training_plan import print_plan
 
-NOTES_SHOWN = 10
-"""Of what was done to the pictures of one adapter."""
 KEYS = {"triggers": "trigger_words", "rank": "network.rank", "learning_rate": "optimizer.learning_rate"}
 """Of an adapter's config, for the flags that are called otherwise there."""
 STARTER_FLAGS = ("base", "name", "triggers", "kind")
@@ -42,7 +41,9 @@ STARTER_FLAGS = ("base", "name", "triggers", "kind")
     metavar="DIR",
     help="Write a config for a folder of pictures to begin with, to CONFIG or here, and do nothing else.",
 )
-@click.option("--plan", "only_plan", is_flag=True, help="Print what would happen, and do nothing.")
+@click.option(
+    "--plan", "only_plan", is_flag=True, help="Read everything, print what would happen, and train nothing."
+)
 @click.option("--resume", metavar="RUN", help="Go on from a run's checkpoint; latest finds it.")
 @data_options
 def train(
@@ -72,34 +73,13 @@ def train(
         _write_starter(pictures, config, flags, as_json=as_json, quiet=quiet)
         return
 
-    from adapterhub.training.train import plan
     from adapterhub.training.train import train as train_all
     from adapterhub_registry.store import Registry
 
     wanted = _config(config, flags, overrides)
     registry = Registry()
     if only_plan:
-        plans = plan(wanted, registry=registry, resume=resume)
-        for item in plans:
-            notes = item.dataset.notes
-            for note in notes[:NOTES_SHOWN]:
-                say(f"{item.config.name}: {note}")
-            if len(notes) > NOTES_SHOWN:
-                say(f"{item.config.name}: and {len(notes) - NOTES_SHOWN} more such notes")
-        rows = [
-            {
-                "name": item.config.name,
-                "version": item.next_number,
-                "pictures": len(item.dataset.examples),
-                "without_trigger": item.without_trigger,
-                "steps": item.config.steps,
-                "epochs": round(item.epochs, 1),
-                "resumes_at": item.resumes_at,
-                "run": item.run,
-            }
-            for item in plans
-        ]
-        print_rows(rows, key="run", as_json=as_json, quiet=quiet)
+        print_plan(wanted, registry, resume=resume, as_json=as_json, quiet=quiet)
         return
     known = {v.digest for adapter in wanted.adapters for v in registry.known_versions(adapter.name)}
     versions = train_all(wanted, registry=registry, resume=resume, on_progress=training_progress())

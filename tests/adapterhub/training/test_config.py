@@ -25,7 +25,7 @@ from adapterhub.training.layers import NetworkConfig
 from adapterhub.training.objective import Objective
 from adapterhub.training.optimizers import OptimizerConfig
 
-PAGE = Path(__file__).parents[3] / "docs" / "training.md"
+PAGE = Path(__file__).parents[3] / "docs" / "training-config.md"
 GOOD = """
 base = { model = "mini", threads = 1 }
 

@@ -93,7 +93,6 @@ def test_an_optimizer_goes_on_from_a_checkpoint_to_the_same_bytes(
 
 
 def test_prodigy_keeps_the_rate_that_it_found() -> None:
-    pytest.importorskip("prodigyopt")
     inputs, wanted = keyed_normal((16, 8), 0, "inputs"), keyed_normal((16, 8), 0, "wanted")
 
     def make() -> tuple[Optimizer, list[nn.Parameter]]:
