@@ -26,10 +26,13 @@ from adapterhub_registry.server.access import (
 from adapterhub_registry.server.bodies import read_body
 from adapterhub_registry.server.calls import PART_BYTES, Call, Site, read_json, refuse, to_refusal
 from adapterhub_registry.server.errors import RefusalError
+from adapterhub_registry.server.gallery.rendering import show_refusal
+from adapterhub_registry.server.gallery.sessions import Sessions, Visitor
+from adapterhub_registry.server.gallery.site import Gallery
 from adapterhub_registry.server.hub_accounts import body_name, find_in_body
 from adapterhub_registry.server.limits import Limits
 from adapterhub_registry.server.observing import Observer
-from adapterhub_registry.server.people import People
+from adapterhub_registry.server.people import RESERVED, People
 from adapterhub_registry.server.routes import JSON, RAW, ROUTES, STREAM, Route
 from adapterhub_registry.server.signing import Signer
 from adapterhub_registry.server.tokens import Tokens
@@ -51,13 +54,16 @@ def create_app(
     Raises:
         OutputError: The key for signed addresses cannot be written.
     """
+    people, tokens = People(registry.database), Tokens(registry.database)
+    signer = Signer(registry.home)
     site = Site(
         registry=registry,
-        people=People(registry.database),
-        tokens=Tokens(registry.database),
-        signer=Signer(registry.home),
+        people=people,
+        tokens=tokens,
+        signer=signer,
         part_bytes=part_bytes,
         limits=Limits(requests_per_minute),
+        gallery=Gallery(Sessions(tokens, people, signer)),
     )
     routes = [
         StarletteRoute(route.path, _endpoint(site, route), methods=[route.method], name=route.path)
@@ -71,17 +77,25 @@ def create_app(
 def _endpoint(site: Site, route: Route) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         request.state.route = f"{route.method} {route.path}"
+
+        async def refused(refusal: RefusalError) -> Response:
+            if not route.is_page:
+                return refuse(refusal)
+            return await run_in_threadpool(lambda: show_refusal(_stranger(site, request), refusal))
+
+        if route.is_page and request.path_params.get("namespace") in RESERVED:
+            return await _unknown(request, HTTPException(404))
         try:
             return await _answer(site, route, request)
         except RefusalError as exc:
-            return refuse(exc)
+            return await refused(exc)
         except AdapterHubError as exc:
             refusal = to_refusal(exc)
             if refusal is None or refusal.status >= 500:
                 logger.error("%s: %s", request.state.request, exc)
             if refusal is None:
                 raise
-            return refuse(refusal)
+            return await refused(refusal)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
 
@@ -118,13 +132,16 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
         with site.registry.database.snapshot() as read:
             caller, adapter = find_writable(read, site.people, granted["user"], granted["adapter"])
         return Call(site, request, caller, adapter)
+    visitor = Visitor(Caller())
     try:
-        caller = read_caller(request, site.tokens, site.people)
+        if route.is_page:
+            visitor = site.gallery.sessions.visitor(request)
+        caller = visitor.caller if route.is_page else read_caller(request, site.tokens, site.people)
     except RefusalError:
         _count(site, request, address)  # who tries tokens is told apart by the address alone
         raise
     _count(site, request, f"user {caller.name}" if caller.name else address)
-    call = Call(site, request, caller)
+    call = Call(site, request, caller, visitor=visitor)
     request.state.caller = call.caller.name
     if rule.role != "public" and rule.where != "address" and not call.caller.name:
         raise RefusalError(401, "this needs a token; set HF_TOKEN", headers={"WWW-Authenticate": "Bearer"})
@@ -134,6 +151,15 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
             call = replace(call, adapter=find_hosted(read, call.caller, name, request))
         require(call.caller, rule.role, call.hosted.namespace, is_public=call.hosted.is_public)
     return call
+
+
+def _stranger(site: Site, request: Request) -> Call:
+    """Return a call for a page that refuses; of a token that is not valid, the caller is nobody."""
+    try:
+        visitor = site.gallery.sessions.visitor(request)
+    except RefusalError:
+        visitor = Visitor(Caller())
+    return Call(site, request, visitor.caller, visitor=visitor)
 
 
 def _count(site: Site, request: Request, caller: str) -> None:
