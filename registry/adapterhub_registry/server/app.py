@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -27,7 +28,7 @@ from adapterhub_registry.server.bodies import read_body
 from adapterhub_registry.server.calls import PART_BYTES, Call, Site, read_json, refuse, to_refusal
 from adapterhub_registry.server.errors import RefusalError
 from adapterhub_registry.server.gallery.rendering import show_refusal
-from adapterhub_registry.server.gallery.sessions import Sessions, Visitor
+from adapterhub_registry.server.gallery.sessions import ANYBODY, Sessions
 from adapterhub_registry.server.gallery.site import Gallery
 from adapterhub_registry.server.hub_accounts import body_name, find_in_body
 from adapterhub_registry.server.limits import Limits
@@ -69,7 +70,10 @@ def create_app(
         StarletteRoute(route.path, _endpoint(site, route), methods=[route.method], name=route.path)
         for route in ROUTES
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _unknown, Exception: _failed})
+    app = Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: partial(_unknown, site), Exception: partial(_failed, site)},
+    )
     app.router.redirect_slashes = False
     return Observer(app, site.metrics)
 
@@ -84,7 +88,7 @@ def _endpoint(site: Site, route: Route) -> Callable[[Request], Awaitable[Respons
             return await run_in_threadpool(lambda: show_refusal(_stranger(site, request), refusal))
 
         if route.is_page and request.path_params.get("namespace") in RESERVED:
-            return await _unknown(request, HTTPException(404))
+            return await _unknown(site, request, HTTPException(404))
         try:
             return await _answer(site, route, request)
         except RefusalError as exc:
@@ -132,7 +136,7 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
         with site.registry.database.snapshot() as read:
             caller, adapter = find_writable(read, site.people, granted["user"], granted["adapter"])
         return Call(site, request, caller, adapter)
-    visitor = Visitor(Caller())
+    visitor = ANYBODY
     try:
         if route.is_page:
             visitor = site.gallery.sessions.visitor(request)
@@ -158,7 +162,7 @@ def _stranger(site: Site, request: Request) -> Call:
     try:
         visitor = site.gallery.sessions.visitor(request)
     except RefusalError:
-        visitor = Visitor(Caller())
+        visitor = ANYBODY
     return Call(site, request, visitor.caller, visitor=visitor)
 
 
@@ -180,11 +184,15 @@ def _run(route: Route, call: Call) -> Response:
         return function(call)
 
 
-async def _unknown(request: Request, error: Exception) -> Response:
+async def _unknown(site: Site, request: Request, error: Exception) -> Response:
     """Answer for addresses that are none."""
     status = error.status_code if isinstance(error, HTTPException) else 404
     if status not in (404, 405):
-        return refuse(RefusalError(status, str(error)))
+        return _told(site, request, RefusalError(status, str(error)))
+    if _is_browser(request):
+        return _told(
+            site, request, RefusalError(404, "No page has this address; perhaps a letter is missing.")
+        )
     message = (
         f"{request.method} {request.url.path} is nothing that this registry of adapters answers; "
         "if a client needs it, report which"
@@ -192,8 +200,19 @@ async def _unknown(request: Request, error: Exception) -> Response:
     return refuse(RefusalError(501, message))
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _failed(site: Site, request: Request, error: Exception) -> Response:
     """Answer for our own faults; what they are stands in the log, by the request's id."""
     del error
     message = f"the server failed; its log says why, at request {request.state.request}"
-    return refuse(RefusalError(500, message))
+    return _told(site, request, RefusalError(500, message))
+
+
+def _told(site: Site, request: Request, refusal: RefusalError) -> Response:
+    """Return a refusal in the form that its reader understands."""
+    if not _is_browser(request):
+        return refuse(refusal)
+    return show_refusal(Call(site, request, ANYBODY.caller), refusal)
+
+
+def _is_browser(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "") and request.method in ("GET", "POST")

@@ -20,7 +20,7 @@ from adapterhub_registry.server.errors import (
     XetFormatError,
     XorbMissingError,
 )
-from adapterhub_registry.server.gallery.sessions import Visitor
+from adapterhub_registry.server.gallery.sessions import ANYBODY, Visitor
 from adapterhub_registry.server.gallery.site import Gallery
 from adapterhub_registry.server.limits import Limits
 from adapterhub_registry.server.metrics import Metrics
@@ -109,7 +109,7 @@ class Call:
     caller: Caller
     adapter: Hosted | None = None
     body: Any = None
-    visitor: Visitor = Visitor(Caller())
+    visitor: Visitor = ANYBODY
 
     @property
     def writable(self) -> list[str]:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from adapterhub_registry.database import Read
 from adapterhub_registry.publication import Adapter
+from adapterhub_registry.reading import list_adapters
 
 HEADS = """
-    SELECT a.namespace || '/' || a.name, a.updated, a.visibility <> 'public', v.number, v.architecture,
-        v.licence, v.ranks, p.sha256, p.prompt
+    SELECT a.id, a.updated, a.visibility <> 'public', v.number, v.architecture, v.licence, v.ranks,
+        coalesce(p.sha256, ''), coalesce(p.prompt, '')
     FROM adapter a JOIN version v ON v.id = a.head_id
     LEFT JOIN preview p ON p.id = (SELECT min(id) FROM preview WHERE version_id = v.id)
-    WHERE (a.namespace, a.name) IN (VALUES """
+    WHERE a.id IN ("""
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,13 @@ class Card:
     prompt: str
 
 
-def read_cards(read: Read, adapters: Sequence[Adapter]) -> list[Card]:
-    """Return the cards of adapters, in their order; one that lost its last version meanwhile is left out."""
-    if not adapters:
-        return []
-    values = [part for adapter in adapters for part in adapter.name.split("/")]
-    rows = read(HEADS + ", ".join(["(?, ?)"] * len(adapters)) + ")", values)
-    found = {row[0]: row[1:] for row in rows}
+def read_cards(read: Read, keys: Sequence[int]) -> list[Card]:
+    """Return the cards of adapters, by their keys, in that order."""
+    rows = read(f"{HEADS}{', '.join('?' * len(keys))})", keys)
+    heads = {row[0]: (bool(row[2]), row) for row in rows}
     return [
-        Card(
-            adapter, updated, bool(hidden), number, architecture, licence, ranks, picture or "", prompt or ""
+        Card(adapter, row[1], is_private, *row[3:])
+        for adapter, (is_private, row) in zip(
+            list_adapters(read, keys), (heads[key] for key in keys), strict=True
         )
-        for adapter in adapters
-        if adapter.name in found
-        for updated, hidden, number, architecture, licence, ranks, picture, prompt in [found[adapter.name]]
     ]

@@ -9,6 +9,7 @@ from adapterhub_registry.manifest import Manifest, Version
 from adapterhub_registry.server.gallery.rendering import size_text
 
 PAGE = 20
+SHOWN_DIGEST = len("sha256:") + 12
 EDITIONS = """
     SELECT id, number, manifest, state, message, author, created, yank_reason, ranks, alphas, targets,
         parameters, size, payload_digest, metrics
@@ -92,7 +93,7 @@ def _edition(
         "weight to start with": manifest.recommended_weight,
         "licence": manifest.licence,
         "architecture": manifest.architecture,
-        "made on": manifest.base_identity,
+        "made on": manifest.base_identity[:SHOWN_DIGEST],
         "algorithm": manifest.algorithm,
         "rank": ranks,
         "alpha": alphas,

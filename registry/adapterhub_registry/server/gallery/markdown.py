@@ -26,7 +26,7 @@ def _headings(state: Any) -> None:
 
 
 def _picture(self: Any, tokens: Sequence[Token], place: int, options: Any, env: Any) -> str:
-    """Show a link in place of a picture: it would be fetched from its host by everybody who reads the card."""
+    """Show a link in place of a picture: its host would learn of everybody who reads the card."""
     del self, options, env
     token = tokens[place]
     words = Markup("{}").format(token.content or "picture")

@@ -1,5 +1,6 @@
 """The grid, an adapter, two versions side by side: pages that only read."""
 
+from itertools import zip_longest
 from typing import Any
 from urllib.parse import quote
 
@@ -9,7 +10,7 @@ from adapterhub_registry import reading
 from adapterhub_registry.errors import BlobMissingError
 from adapterhub_registry.publication import StoredFile
 from adapterhub_registry.references import parse_reference
-from adapterhub_registry.search import SORTS, Filters, search
+from adapterhub_registry.search import Filters, search
 from adapterhub_registry.server.access import Hosted, find_hosted
 from adapterhub_registry.server.calls import Call
 from adapterhub_registry.server.errors import RefusalError
@@ -21,16 +22,16 @@ from adapterhub_registry.server.gallery.editions import (
     read_editions,
     with_changes,
 )
-from adapterhub_registry.server.gallery.facets import FACETS, is_rank, shown_values
 from adapterhub_registry.server.gallery.family import draw_family
+from adapterhub_registry.server.gallery.index import FACETS, SORTS, is_rank, shown_values
 from adapterhub_registry.server.gallery.markdown import card_html
 from adapterhub_registry.server.gallery.rendering import render
 from adapterhub_registry.server.gallery.snippets import snippets
 from adapterhub_registry.server.hub_files import BlobResponse
 from adapterhub_registry.server.own_reading import selected, shown_lineage
 
-ON_A_PAGE, MOST_VALUES, MOST_TAGS = 24, 12, 200
-QUERY = ("q", *FACETS, "namespace", "sort", "after")
+ON_A_PAGE, MOST_PAGES, MOST_VALUES, MOST_TAGS = 24, 100_000, 12, 60
+QUERY = ("q", *FACETS, "namespace", "sort", "page")
 SORT_NAMES = {"relevance": "Best match", "updated": "Recently changed", "created": "Newest", "name": "Name"}
 SUGGESTED = 200
 
@@ -39,39 +40,41 @@ def show_front(call: Call) -> Response:
     """Show adapters that the caller may see: found by words, narrowed by facets, a page at a time."""
     asked = call.request.query_params
     words, sort, tags = asked.get("q", "")[:200], asked.get("sort", ""), asked.getlist("tag")[:10]
-    one = {name: asked[name] for name in ("kind", "architecture", "licence", "namespace") if asked.get(name)}
+    one = {name: asked.get(name, "") for name in ("kind", "architecture", "licence", "namespace")}
     rank = asked.get("rank", "")
     filters = Filters(
-        tags=tags, rank=int(rank) if is_rank(rank) else None, readable=tuple(call.caller.roles), **one
+        tags=tags,
+        kind=one["kind"] or None,
+        architecture=one["architecture"] or None,
+        licence=one["licence"] or None,
+        rank=int(rank) if is_rank(rank) else None,
+        namespace=one["namespace"] or None,
+        readable=tuple(call.caller.roles),
     )
     if sort not in SORTS or (sort == "relevance" and not words.strip()):
         sort = "relevance" if words.strip() else "updated"
-    after = asked.get("after") or None
+    page = call.number("page", 1, most=MOST_PAGES)
+    start = (page - 1) * ON_A_PAGE
     with call.registry.database.snapshot() as read:
-        counts = call.site.gallery.facets.count(read, words, filters)
-        page = search(read, words, filters, sort=sort, limit=ON_A_PAGE, after=after)
-        cards = read_cards(read, page.adapters)
+        find = call.site.gallery.index.find
+        found = find(read, words, filters, sort=sort, start=start, count=ON_A_PAGE)
+        cards = read_cards(read, found.keys)
     chosen: dict[str, Any] = {**one, "tag": tags, "rank": rank if filters.rank else ""}
     kept: dict[str, Any] = {"q": words, **chosen, "sort": asked.get("sort", "")}
-    values = {
+    values: dict[str, Any] = {
         "query": words,
         "cards": cards,
-        "total": counts.total,
-        "facets": [_facet(name, counts.facets[name], kept) for name in FACETS],
+        "total": found.total,
+        "facets": [_facet(name, found.facets[name], kept) for name in FACETS],
         "chosen": _chosen(kept),
-        "hidden": [
-            (name, value)
-            for name, found in {**chosen, "sort": kept["sort"]}.items()
-            for value in (found if isinstance(found, list) else [found])
-            if value and value != "relevance"
-        ],
+        "hidden": _hidden(kept),
         "sorts": [
             (title, name == sort, {**kept, "sort": name})
             for name, title in SORT_NAMES.items()
             if name != "relevance" or words.strip()
         ],
-        "next": {**kept, "after": page.next} if page.next else None,
-        "is_first": after is None,
+        "next": {**kept, "page": page + 1} if found.total > start + ON_A_PAGE else None,
+        "is_first": page == 1,
         "is_filtered": bool(words.strip() or any(chosen.values())),
         "kept": kept,
     }
@@ -164,7 +167,7 @@ def download(call: Call) -> Response:
 
 
 def _facet(name: str, values: Any, kept: dict[str, Any]) -> tuple[str, list[tuple[str, int, bool, Any]]]:
-    """Return the values of a facet: each with its number, whether it was chosen, and what a click asks for."""
+    """Return the values of a facet, each with its number, whether it is chosen, and what a click asks."""
     now = kept[name] if name == "tag" else [value for value in [kept.get(name, "")] if value]
     shown: list[tuple[str, int, bool, Any]] = []
     for value, count in shown_values(values, now, MOST_TAGS if name == "tag" else MOST_VALUES):
@@ -175,6 +178,12 @@ def _facet(name: str, values: Any, kept: dict[str, Any]) -> tuple[str, list[tupl
             other = "" if is_on else value
         shown.append((value, count, is_on, {**kept, name: other}))
     return name, sorted(shown, key=lambda item: not item[2])
+
+
+def _hidden(kept: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what the form for other words must carry along; those find their own order."""
+    one = [(name, str(value)) for name, value in kept.items() if name not in ("q", "tag") and value]
+    return [pair for pair in one if pair != ("sort", "relevance")] + [("tag", tag) for tag in kept["tag"]]
 
 
 def _chosen(kept: dict[str, Any]) -> list[tuple[str, str, Any]]:
@@ -212,21 +221,15 @@ def _pairs(
     pairs: list[tuple[StoredFile | None, StoredFile | None]] = []
     alone: list[StoredFile] = []
     for picture in ours:
-        same = (
-            item
-            for item in left
-            if picture.prompt and (item.prompt, item.seed) == (picture.prompt, picture.seed)
-        )
+        made_with = (picture.prompt, picture.seed)
+        made_with = (picture.prompt, picture.seed)
+        same = (item for item in left if picture.prompt and (item.prompt, item.seed) == made_with)
         if (found := next(same, None)) is not None:
             left.remove(found)
             pairs.append((picture, found))
         else:
             alone.append(picture)
-    for place in range(max(len(alone), len(left))):
-        pairs.append(
-            (alone[place] if place < len(alone) else None, left[place] if place < len(left) else None)
-        )
-    return pairs
+    return pairs + list(zip_longest(alone, left))
 
 
 def _by_number(aliases: Any) -> dict[int, list[str]]:

@@ -1,4 +1,4 @@
-"""Pictures for pages: previews, which the registry made anew when they came, in the size in which they show."""
+"""Pictures for pages: previews, which the registry made anew when they came, in the size that shows."""
 
 import io
 

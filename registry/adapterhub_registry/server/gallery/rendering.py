@@ -1,13 +1,13 @@
-"""Templates into pages: everything in them escaped, nothing in them from elsewhere, no script but our file."""
+"""Templates into pages: everything in them escaped, nothing from elsewhere, no script but our file."""
 
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from adapterhub_registry.server.calls import Call
@@ -140,23 +140,35 @@ def tint(name: str) -> int:
     return zlib.crc32(name.encode()) % TINTS
 
 
+def _day(time: str) -> str:
+    return time[:10]
+
+
+def _short(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _initial(title: str) -> str:
+    return next((letter for letter in title if letter.isalnum()), "·").upper()
+
+
 def _environment_of_pages() -> Environment:
     made = Environment(
         loader=PackageLoader("adapterhub_registry.server.gallery"),
         autoescape=True,
-        undefined=StrictUndefined,
         auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "size": size_text,
         "tint": tint,
-        "day": lambda text: str(text)[:10],
-        "short": lambda name: str(name).rpartition("/")[2],
-        "initial": lambda text: next((letter for letter in str(text) if letter.isalnum()), "·").upper(),
+        "day": _day,
+        "short": _short,
+        "initial": _initial,
     }
-    made.globals["address"] = address
+    made.filters.update(filters)  # pyright: ignore[reportUnknownMemberType]
+    made.globals["address"] = address  # pyright: ignore[reportUnknownMemberType]
     return made
 
 

@@ -40,6 +40,10 @@ class Visitor:
     is_new: bool = False
 
 
+ANYBODY = Visitor(Caller())
+"""Who is not told apart."""
+
+
 @dataclass
 class Sessions:
     """Sessions that need no memory: a signed text names the token by its number, and is void without it.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from adapterhub_registry.server.gallery.cache import Pictures
-from adapterhub_registry.server.gallery.facets import Facets
+from adapterhub_registry.server.gallery.index import Index
 from adapterhub_registry.server.gallery.sessions import Sessions
 from adapterhub_registry.server.limits import Limits
 
@@ -17,12 +17,12 @@ class Gallery:
 
     Attributes:
         sessions: Who looks.
-        facets: How many adapters are what.
+        index: Finds adapters.
         pictures: That were asked for last.
         sign_ins: How often somebody may try.
     """
 
     sessions: Sessions
-    facets: Facets = field(default_factory=Facets)
+    index: Index = field(default_factory=Index)
     pictures: Pictures = field(default_factory=Pictures)
     sign_ins: Limits = field(default_factory=lambda: Limits(SIGN_INS_PER_MINUTE))

@@ -44,7 +44,8 @@ def snippets(version: Version, origin: str, *, is_private: bool) -> list[Snippet
     )
     diffusers = (
         f"# export HF_ENDPOINT={origin}{' HF_TOKEN=ahub_...' if is_private else ''}\n"
-        f'pipeline.load_lora_weights("{version.name}", revision="v{version.number}", adapter_name="{short}")\n'
+        f'pipeline.load_lora_weights("{version.name}", revision="v{version.number}", '
+        f'adapter_name="{short}")\n'
         f'pipeline.set_adapters("{short}", {weight})\n'
         f"picture = pipeline({prompt!r}).images[0]\n"
     )
