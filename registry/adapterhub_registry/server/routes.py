@@ -81,14 +81,14 @@ def metrics(call: Call) -> Response:
 
 def openapi_document(call: Call) -> Response:
     """Say in OpenAPI what the server answers."""
-    return answer(openapi.document(ROUTES, origin=call.origin, version=version("adapterhub")))
+    return answer(openapi.document(PROTOCOL, origin=call.origin, version=version("adapterhub")))
 
 
 def openapi_page(call: Call) -> Response:
     """Show what the server answers."""
     del call
     policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-    return HTMLResponse(openapi.page(ROUTES), headers={"Content-Security-Policy": policy})
+    return HTMLResponse(openapi.page(PROTOCOL), headers={"Content-Security-Policy": policy})
 
 
 def no_namespace(call: Call) -> Response:
@@ -195,8 +195,11 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/logout", PUBLIC, doors.sign_out, STREAM, is_page=True),
     Route("GET", "/upload", USER, uploads.show_upload, query=("name",), is_page=True),
     Route("POST", "/upload", USER, uploads.upload, STREAM, is_page=True),
-    Route("GET", "/static/{file}", PUBLIC, rendering.show_static),
+    Route("GET", "/static/{file}", PUBLIC, rendering.show_static, is_page=True),
     Route("GET", R, READER, pages.show_adapter, query=("version", "before"), is_page=True),
     Route("GET", f"{R}/pictures/{{sha256}}", READER, pictures.show_picture, query=("size",), is_page=True),
     Route("GET", f"{R}/files/{{selector}}/{{path:path}}", READER, pages.download, is_page=True),
 )
+
+PROTOCOL = tuple(route for route in ROUTES if not route.is_page)
+"""What programs are told of."""

@@ -7,7 +7,7 @@ from adapterhub_registry.server.calls import Call
 from adapterhub_registry.server.errors import RefusalError
 from adapterhub_registry.server.gallery.forms import Form, read_form
 from adapterhub_registry.server.gallery.rendering import go_to, render
-from adapterhub_registry.server.gallery.sessions import SESSION, set_cookie
+from adapterhub_registry.server.gallery.sessions import SESSION, VISIT, set_cookie
 
 UNKNOWN = "That token is unknown here, or has expired. Ask who runs the server for another."
 
@@ -16,7 +16,7 @@ def show_sign_in(call: Call) -> Response:
     """Ask for a token."""
     if call.caller.name:
         return go_to(local_path(call.request.query_params.get("next", "")))
-    return render(call, "sign-in", {"next": call.request.query_params.get("next", ""), "error": ""})
+    return _sign_in_page(call, call.request.query_params.get("next", ""))
 
 
 async def sign_in(call: Call) -> Response:
@@ -42,6 +42,15 @@ def local_path(text: str) -> str:
     return text if is_local else "/"
 
 
+def _sign_in_page(call: Call, following: str, error: str = "") -> Response:
+    """Return the one page with a form for strangers, with the cookie that the form is bound to."""
+    values = {"next": following, "error": error}
+    response = render(call, "sign-in", values, status=400 if error else 200)
+    if call.visitor.is_new:
+        set_cookie(call.request, response, VISIT, call.visitor.secret, None)
+    return response
+
+
 def _sign_in(call: Call, form: Form) -> Response:
     sessions, address = call.site.gallery.sessions, call.request.client
     sessions.check_form(call.request, call.visitor, form.text("form_key"))
@@ -49,7 +58,7 @@ def _sign_in(call: Call, form: Form) -> Response:
     token = call.site.tokens.find(form.text("token"))
     following = form.text("next")
     if token is None:
-        return render(call, "sign-in", {"next": following, "error": UNKNOWN}, status=401)
+        return _sign_in_page(call, following, UNKNOWN)
     session, seconds = sessions.begin(token)
     response = go_to(local_path(following))
     set_cookie(call.request, response, SESSION, session, seconds)

@@ -12,7 +12,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from adapterhub_registry.server.calls import Call
 from adapterhub_registry.server.errors import RefusalError
-from adapterhub_registry.server.gallery.sessions import VISIT, set_cookie
 
 STATIC = {"gallery.css": "text/css", "gallery.js": "text/javascript", "icon.svg": "image/svg+xml"}
 HEADERS = {
@@ -80,10 +79,7 @@ def render(
         "query": "",
     }
     text = _environment.get_template(f"{template}.html").render({**shared, **(values or {})})
-    response = HTMLResponse(text, status, headers=HEADERS)
-    if visitor.is_new:
-        set_cookie(call.request, response, VISIT, visitor.secret, None)
-    return response
+    return HTMLResponse(text, status, headers=HEADERS)
 
 
 def go_to(path: str) -> Response:
