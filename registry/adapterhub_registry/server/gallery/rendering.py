@@ -74,7 +74,7 @@ def render(
         "may_upload": bool(call.writable),
         "form_key": sessions.form_key(visitor),
         "theme": theme if theme in THEMES else "",
-        "edition": _edition,
+        "assets": _edition,
         "here": quote(call.request.url.path) + query,
         "query": "",
     }
