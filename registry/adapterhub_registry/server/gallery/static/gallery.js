@@ -147,7 +147,7 @@ for (const form of document.querySelectorAll("form[data-upload]")) {
     request.onload = () => {
       if (new URL(request.responseURL).pathname !== "/upload") return location.assign(request.responseURL);
       const page = new DOMParser().parseFromString(request.responseText, "text/html");
-      const told = page.querySelector("[role=alert], .lead");
+      const told = page.querySelector("[role=alert]") ?? page.querySelector(".lead");
       ready(true, "Publish");
       form.parentElement.querySelector("[role=alert]")?.remove();
       const notice = document.createElement("p");
