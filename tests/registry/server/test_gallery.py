@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from adapterhub_registry.database import Read
 from adapterhub_registry.intake import PreviewPicture
 from adapterhub_registry.publication import Details
+from adapterhub_registry.search import Filters
+from adapterhub_registry.server.gallery.cards import read_cards
+from adapterhub_registry.server.gallery.index import Index
 from adapterhub_registry.server.routes import ROUTES
+from adapterhub_registry.store import Registry
 from tests.registry.conftest import weights_bytes
 from tests.registry.server.conftest import Served, serving
 from tests.registry.server.galleries import Browser, Page, fill
@@ -85,6 +90,33 @@ def test_the_grid_follows_every_change(gallery: Served, visitor: Browser, tmp_pa
     assert shown("tag=stale") == ["other/newer"]
     registry.remove("other/newer")
     assert shown("tag=stale") == shown("q=newer") == []
+
+
+def test_a_reader_with_an_older_snapshot_is_served_too(tmp_path: Path) -> None:
+    registry, path, index = Registry(tmp_path / "home"), tmp_path / "w.safetensors", Index()
+    filters = Filters(readable=("me",))
+
+    def found(read: Read) -> list[str]:
+        keys = index.find(read, "", filters, sort="name", start=0, count=9).keys
+        return [card.adapter.name for card in read_cards(read, keys)]
+
+    path.write_bytes(weights_bytes(1))
+    registry.add(path, name="me/first")
+    with registry.database.snapshot() as older:
+        assert found(older) == ["me/first"]
+        registry.add(path, name="me/second")
+        with registry.database.snapshot() as newer:
+            assert found(newer) == ["me/first", "me/second"]
+        assert found(older) == ["me/first"]
+    registry.close()
+
+
+def test_a_new_server_says_what_to_do(tmp_path: Path) -> None:
+    with serving(tmp_path / "home") as served:
+        page = Page(served.ask("GET", "/"))
+        assert "adapterhub admin visibility" in page.text
+        assert "/login" in page.links
+        assert "adapterhub push" in Page(served.ask("GET", "/", by="rita")).text
 
 
 def test_pages_follow_each_other_and_leave_none_out(tmp_path: Path) -> None:

@@ -9,8 +9,13 @@ CACHE_BYTES = 48 << 20
 
 @dataclass
 class Pictures:
-    """The pictures that were asked for last, so that a page of them costs little the second time."""
+    """The pictures that were asked for last, so that a page of them costs little the second time.
 
+    Attributes:
+        making: Held while one is made: a large one takes hundreds of megabytes meanwhile.
+    """
+
+    making: Lock = field(default_factory=Lock)
     _made: OrderedDict[tuple[str, str], bytes] = field(default_factory=OrderedDict[tuple[str, str], bytes])
     _bytes: int = 0
     _lock: Lock = field(default_factory=Lock)

@@ -43,12 +43,11 @@ class Card:
 
 
 def read_cards(read: Read, keys: Sequence[int]) -> list[Card]:
-    """Return the cards of adapters, by their keys, in that order."""
-    rows = read(f"{HEADS}{', '.join('?' * len(keys))})", keys)
-    heads = {row[0]: (bool(row[2]), row) for row in rows}
-    return [
-        Card(adapter, row[1], is_private, *row[3:])
-        for adapter, (is_private, row) in zip(
-            list_adapters(read, keys), (heads[key] for key in keys), strict=True
-        )
-    ]
+    """Return the cards of adapters, by their keys, in that order; those that a snapshot lacks are left out."""
+    heads = {row[0]: row for row in read(f"{HEADS}{', '.join('?' * len(keys))})", keys)}
+    known = [key for key in keys if key in heads]
+    cards: list[Card] = []
+    for key, adapter in zip(known, list_adapters(read, known), strict=True):
+        _, updated, is_private, *rest = heads[key]
+        cards.append(Card(adapter, updated, bool(is_private), *rest))
+    return cards

@@ -162,12 +162,12 @@ class Index:
     def _follow(self, read: Read) -> None:
         """Look at what changed since."""
         last = read("SELECT coalesce(max(id), 0) FROM event")[0][0]
-        if last == self._seen:
+        if last <= self._seen:  # a snapshot may be older than another reader's
             return
         rows = read("SELECT DISTINCT subject FROM event WHERE id > ? LIMIT ?", [self._seen, RELOAD_ABOVE + 1])
         self._orders.clear()
         self._words.clear()
-        if self._seen < 0 or last < self._seen or len(rows) > RELOAD_ABOVE:
+        if self._seen < 0 or len(rows) > RELOAD_ABOVE:
             self._entries = {row[0]: _entry(*row[1:]) for row in read(ADAPTERS)}
             keys: dict[Mark, list[int]] = {}
             for key, entry in self._entries.items():

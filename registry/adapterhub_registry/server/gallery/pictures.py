@@ -34,10 +34,12 @@ def show_picture(call: Call) -> Response:
     }
     if is_known(call.request.headers.get("if-none-match", ""), f"{sha256}-{size}"):
         return Response(status_code=304, headers=headers)
-    content = call.site.gallery.pictures.find(sha256, size)
+    pictures = call.site.gallery.pictures
+    content = pictures.find(sha256, size)
     if content is None:
-        content = _made(call, sha256, SIZES[size])
-        call.site.gallery.pictures.keep(sha256, size, content)
+        with pictures.making:
+            content = pictures.find(sha256, size) or _made(call, sha256, SIZES[size])
+        pictures.keep(sha256, size, content)
     return Response(content, headers=headers, media_type="image/webp")
 
 
