@@ -43,7 +43,7 @@ class Card:
 
 
 def read_cards(read: Read, keys: Sequence[int]) -> list[Card]:
-    """Return the cards of adapters, by their keys, in that order; those that a snapshot lacks are left out."""
+    """Return the cards of adapters, by their keys, in that order, without those that the snapshot lacks."""
     heads = {row[0]: row for row in read(f"{HEADS}{', '.join('?' * len(keys))})", keys)}
     known = [key for key in keys if key in heads]
     cards: list[Card] = []
