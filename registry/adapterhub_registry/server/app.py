@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -26,10 +27,13 @@ from adapterhub_registry.server.access import (
 from adapterhub_registry.server.bodies import read_body
 from adapterhub_registry.server.calls import PART_BYTES, Call, Site, read_json, refuse, to_refusal
 from adapterhub_registry.server.errors import RefusalError
+from adapterhub_registry.server.gallery.rendering import show_refusal
+from adapterhub_registry.server.gallery.sessions import ANYBODY, Sessions
+from adapterhub_registry.server.gallery.site import Gallery
 from adapterhub_registry.server.hub_accounts import body_name, find_in_body
 from adapterhub_registry.server.limits import Limits
 from adapterhub_registry.server.observing import Observer
-from adapterhub_registry.server.people import People
+from adapterhub_registry.server.people import RESERVED, People
 from adapterhub_registry.server.routes import JSON, RAW, ROUTES, STREAM, Route
 from adapterhub_registry.server.signing import Signer
 from adapterhub_registry.server.tokens import Tokens
@@ -51,19 +55,25 @@ def create_app(
     Raises:
         OutputError: The key for signed addresses cannot be written.
     """
+    people, tokens = People(registry.database), Tokens(registry.database)
+    signer = Signer(registry.home)
     site = Site(
         registry=registry,
-        people=People(registry.database),
-        tokens=Tokens(registry.database),
-        signer=Signer(registry.home),
+        people=people,
+        tokens=tokens,
+        signer=signer,
         part_bytes=part_bytes,
         limits=Limits(requests_per_minute),
+        gallery=Gallery(Sessions(tokens, people, signer)),
     )
     routes = [
         StarletteRoute(route.path, _endpoint(site, route), methods=[route.method], name=route.path)
         for route in ROUTES
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _unknown, Exception: _failed})
+    app = Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: partial(_unknown, site), Exception: partial(_failed, site)},
+    )
     app.router.redirect_slashes = False
     return Observer(app, site.metrics)
 
@@ -71,17 +81,25 @@ def create_app(
 def _endpoint(site: Site, route: Route) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         request.state.route = f"{route.method} {route.path}"
+
+        async def refused(refusal: RefusalError) -> Response:
+            if not route.is_page:
+                return refuse(refusal)
+            return await run_in_threadpool(lambda: show_refusal(_stranger(site, request), refusal))
+
+        if route.is_page and request.path_params.get("namespace") in RESERVED:
+            return await _unknown(site, request, HTTPException(404))
         try:
             return await _answer(site, route, request)
         except RefusalError as exc:
-            return refuse(exc)
+            return await refused(exc)
         except AdapterHubError as exc:
             refusal = to_refusal(exc)
             if refusal is None or refusal.status >= 500:
                 logger.error("%s: %s", request.state.request, exc)
             if refusal is None:
                 raise
-            return refuse(refusal)
+            return await refused(refusal)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
 
@@ -118,13 +136,16 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
         with site.registry.database.snapshot() as read:
             caller, adapter = find_writable(read, site.people, granted["user"], granted["adapter"])
         return Call(site, request, caller, adapter)
+    visitor = ANYBODY
     try:
-        caller = read_caller(request, site.tokens, site.people)
+        if route.is_page:
+            visitor = site.gallery.sessions.visitor(request)
+        caller = visitor.caller if route.is_page else read_caller(request, site.tokens, site.people)
     except RefusalError:
         _count(site, request, address)  # who tries tokens is told apart by the address alone
         raise
     _count(site, request, f"user {caller.name}" if caller.name else address)
-    call = Call(site, request, caller)
+    call = Call(site, request, caller, visitor=visitor)
     request.state.caller = call.caller.name
     if rule.role != "public" and rule.where != "address" and not call.caller.name:
         raise RefusalError(401, "this needs a token; set HF_TOKEN", headers={"WWW-Authenticate": "Bearer"})
@@ -134,6 +155,15 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
             call = replace(call, adapter=find_hosted(read, call.caller, name, request))
         require(call.caller, rule.role, call.hosted.namespace, is_public=call.hosted.is_public)
     return call
+
+
+def _stranger(site: Site, request: Request) -> Call:
+    """Return a call for a page that refuses; of a token that is not valid, the caller is nobody."""
+    try:
+        visitor = site.gallery.sessions.visitor(request)
+    except RefusalError:
+        visitor = ANYBODY
+    return Call(site, request, visitor.caller, visitor=visitor)
 
 
 def _count(site: Site, request: Request, caller: str) -> None:
@@ -154,11 +184,15 @@ def _run(route: Route, call: Call) -> Response:
         return function(call)
 
 
-async def _unknown(request: Request, error: Exception) -> Response:
+async def _unknown(site: Site, request: Request, error: Exception) -> Response:
     """Answer for addresses that are none."""
     status = error.status_code if isinstance(error, HTTPException) else 404
     if status not in (404, 405):
-        return refuse(RefusalError(status, str(error)))
+        return _told(site, request, RefusalError(status, str(error)))
+    if _is_browser(request):
+        return _told(
+            site, request, RefusalError(404, "No page has this address; perhaps a letter is missing.")
+        )
     message = (
         f"{request.method} {request.url.path} is nothing that this registry of adapters answers; "
         "if a client needs it, report which"
@@ -166,8 +200,19 @@ async def _unknown(request: Request, error: Exception) -> Response:
     return refuse(RefusalError(501, message))
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _failed(site: Site, request: Request, error: Exception) -> Response:
     """Answer for our own faults; what they are stands in the log, by the request's id."""
     del error
     message = f"the server failed; its log says why, at request {request.state.request}"
-    return refuse(RefusalError(500, message))
+    return _told(site, request, RefusalError(500, message))
+
+
+def _told(site: Site, request: Request, refusal: RefusalError) -> Response:
+    """Return a refusal in the form that its reader understands."""
+    if not _is_browser(request):
+        return refuse(refusal)
+    return show_refusal(Call(site, request, ANYBODY.caller), refusal)
+
+
+def _is_browser(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "") and request.method in ("GET", "POST")

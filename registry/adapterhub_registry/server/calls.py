@@ -20,6 +20,8 @@ from adapterhub_registry.server.errors import (
     XetFormatError,
     XorbMissingError,
 )
+from adapterhub_registry.server.gallery.sessions import ANYBODY, Visitor
+from adapterhub_registry.server.gallery.site import Gallery
 from adapterhub_registry.server.limits import Limits
 from adapterhub_registry.server.metrics import Metrics
 from adapterhub_registry.server.people import People
@@ -76,6 +78,7 @@ class Site:
         metrics: What `/metrics` says.
         part_bytes: Larger uploads come in parts of this size.
         limits: How many requests a caller may send.
+        gallery: What the pages share.
     """
 
     registry: Registry
@@ -83,6 +86,7 @@ class Site:
     tokens: Tokens
     signer: Signer
     limits: Limits
+    gallery: Gallery
     metrics: Metrics = field(default_factory=Metrics)
     part_bytes: int = PART_BYTES
 
@@ -97,6 +101,7 @@ class Call:
         caller: Who asks.
         adapter: The adapter in the address, or in the body, that the rule speaks of.
         body: The body, read as the route says.
+        visitor: Who looks at a page, and what forms in it are bound to.
     """
 
     site: Site
@@ -104,6 +109,12 @@ class Call:
     caller: Caller
     adapter: Hosted | None = None
     body: Any = None
+    visitor: Visitor = ANYBODY
+
+    @property
+    def writable(self) -> list[str]:
+        """The namespaces in which the caller may publish."""
+        return [name for name in self.caller.roles if self.caller.role_in(name) in ("writer", "owner")]
 
     @property
     def registry(self) -> Registry:

@@ -117,7 +117,7 @@ def lineage(call: Call) -> Response:
     """Say what a version was made of, and what was made of it, as far as the caller may see."""
     node = call.registry.lineage(selected(call).reference)
     with call.registry.database.snapshot() as read:
-        return answer(_shown(read, call, node).as_json())
+        return answer(shown_lineage(read, call, node).as_json())
 
 
 def list_events(call: Call) -> Response:
@@ -135,7 +135,7 @@ def find_hash(call: Call) -> Response:
     """Say which versions, of those that the caller may see, hold a file of a hash that people quote."""
     found = call.registry.find_hash(call.part("hash"))
     with call.registry.database.snapshot() as read:
-        shown = [item for item in found if _is_readable(read, call, item.version.name)]
+        shown = [item for item in found if is_readable(read, call, item.version.name)]
     return answer(
         {
             "versions": [
@@ -167,19 +167,20 @@ def _listed(adapter: Adapter) -> dict[str, Any]:
     return table
 
 
-def _shown(read: Read, call: Call, node: LineageNode) -> LineageNode:
+def shown_lineage(read: Read, call: Call, node: LineageNode) -> LineageNode:
     """Return a lineage without what the caller must not know of: a digest is all that a child tells."""
-    if node.is_here and not _is_readable(read, call, node.label.rpartition("@")[0]):
+    if node.is_here and not is_readable(read, call, node.label.rpartition("@")[0]):
         return LineageNode(node.digest[:19], node.digest, "", node.weight, is_here=False)
-    children = [child for child in node.children if _is_readable(read, call, child.label.rpartition("@")[0])]
+    children = [child for child in node.children if is_readable(read, call, child.label.rpartition("@")[0])]
     return dataclasses.replace(
         node,
-        parents=[_shown(read, call, parent) for parent in node.parents],
-        children=[_shown(read, call, child) for child in children],
+        parents=[shown_lineage(read, call, parent) for parent in node.parents],
+        children=[shown_lineage(read, call, child) for child in children],
     )
 
 
-def _is_readable(read: Read, call: Call, name: str) -> bool:
+def is_readable(read: Read, call: Call, name: str) -> bool:
+    """Say whether the caller may see an adapter."""
     namespace, _, short = name.partition("/")
     query = "SELECT visibility FROM adapter WHERE namespace = ? AND name = ?"
     rows = read(query, [namespace, short])

@@ -36,6 +36,7 @@ from adapterhub_registry.server.access import (
     not_found,
 )
 from adapterhub_registry.server.calls import Call, answer
+from adapterhub_registry.server.gallery import doors, pages, pictures, rendering, uploads
 
 Endpoint = Callable[[Call], Response] | Callable[[Call], Awaitable[Response]]
 JSON, RAW, STREAM, NONE = "json", "raw", "stream", "none"
@@ -53,6 +54,7 @@ class Route:
         body: How the body is read before: `json` as an object, `raw` as bytes, `stream` by the endpoint.
         query: What may stand behind the address.
         fields: Of the JSON object that the body is: name to its types in JSON, with `|` between them.
+        is_page: Whether it is for people with a browser, who are known by a session too.
     """
 
     method: str
@@ -62,6 +64,7 @@ class Route:
     body: str = NONE
     query: Sequence[str] = ()
     fields: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_page: bool = False
 
 
 def healthz(call: Call) -> Response:
@@ -78,14 +81,14 @@ def metrics(call: Call) -> Response:
 
 def openapi_document(call: Call) -> Response:
     """Say in OpenAPI what the server answers."""
-    return answer(openapi.document(ROUTES, origin=call.origin, version=version("adapterhub")))
+    return answer(openapi.document(PROTOCOL, origin=call.origin, version=version("adapterhub")))
 
 
 def openapi_page(call: Call) -> Response:
     """Show what the server answers."""
     del call
     policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-    return HTMLResponse(openapi.page(ROUTES), headers={"Content-Security-Policy": policy})
+    return HTMLResponse(openapi.page(PROTOCOL), headers={"Content-Security-Policy": policy})
 
 
 def no_namespace(call: Call) -> Response:
@@ -184,4 +187,19 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/models/{name}/revision/{revision}", PUBLIC, no_namespace),
     Route("GET", "/api/models/{name}/tree/{revision}", PUBLIC, no_namespace),
     Route("GET", "/{name}/resolve/{revision}/{path:path}", PUBLIC, no_namespace),
+    # The gallery; its addresses come last, because an adapter's may look like others.
+    Route("GET", "/", PUBLIC, pages.show_front, query=pages.QUERY, is_page=True),
+    Route("GET", "/compare", PUBLIC, pages.compare, query=("first", "second"), is_page=True),
+    Route("GET", "/login", PUBLIC, doors.show_sign_in, query=("next",), is_page=True),
+    Route("POST", "/login", PUBLIC, doors.sign_in, STREAM, is_page=True),
+    Route("POST", "/logout", PUBLIC, doors.sign_out, STREAM, is_page=True),
+    Route("GET", "/upload", USER, uploads.show_upload, query=("name",), is_page=True),
+    Route("POST", "/upload", USER, uploads.upload, STREAM, is_page=True),
+    Route("GET", "/static/{file}", PUBLIC, rendering.show_static, is_page=True),
+    Route("GET", R, READER, pages.show_adapter, query=("version", "before"), is_page=True),
+    Route("GET", f"{R}/pictures/{{sha256}}", READER, pictures.show_picture, query=("size",), is_page=True),
+    Route("GET", f"{R}/files/{{selector}}/{{path:path}}", READER, pages.download, is_page=True),
 )
+
+PROTOCOL = tuple(route for route in ROUTES if not route.is_page)
+"""What programs are told of."""

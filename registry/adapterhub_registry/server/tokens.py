@@ -124,8 +124,18 @@ class Tokens:
 
     def find(self, text: str) -> Token | None:
         """Return the token of a text, if there is one and it has not expired; note that it was used."""
+        return self.find_digest(_digest(text))
+
+    def digest_of(self, number: int) -> str:
+        """Return the SHA-256 of a token; empty if there is none of that number."""
         with self._database.snapshot() as read:
-            rows = read(f"SELECT {COLUMNS} FROM token WHERE sha256 = ?", [_digest(text)])  # noqa: S608
+            rows = read("SELECT sha256 FROM token WHERE id = ?", [number]) if number < 1 << 63 else []
+        return rows[0][0] if rows else ""
+
+    def find_digest(self, sha256: str) -> Token | None:
+        """Return the token of a SHA-256, as `find` does."""
+        with self._database.snapshot() as read:
+            rows = read(f"SELECT {COLUMNS} FROM token WHERE sha256 = ?", [sha256])  # noqa: S608
         if not rows:
             return None
         token, moment = Token(*rows[0]), datetime.now(UTC)

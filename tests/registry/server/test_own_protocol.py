@@ -13,7 +13,7 @@ from adapterhub_registry.manifest import Manifest, PayloadFile
 from adapterhub_registry.server.errors import RefusalError
 from adapterhub_registry.server.limits import Limits
 from adapterhub_registry.server.people import People
-from adapterhub_registry.server.routes import ROUTES
+from adapterhub_registry.server.routes import PROTOCOL
 from tests.registry.conftest import weights_bytes
 from tests.registry.server.conftest import Answer, Served, serving
 
@@ -279,10 +279,10 @@ def test_a_quota_counts_what_is_published_here(served: Served) -> None:
     assert not served.registry.blobs.has(sha256_of(more))
 
 
-def test_the_document_names_every_route(served: Served) -> None:
+def test_the_document_names_every_route_for_programs(served: Served) -> None:
     table = served.ask("GET", "/openapi.json").table
     listed = {(method.upper(), path) for path, item in table["paths"].items() for method in item}
-    assert listed == {(route.method, route.path.replace(":path", "")) for route in ROUTES}
+    assert listed == {(route.method, route.path.replace(":path", "")) for route in PROTOCOL}
     operations = [operation for item in table["paths"].values() for operation in item.values()]
     assert all(operation["summary"] and operation["responses"] for operation in operations)
     identifiers = [operation["operationId"] for operation in operations]
@@ -292,7 +292,7 @@ def test_the_document_names_every_route(served: Served) -> None:
     text = page.content.decode()
     assert "https://" not in text
     assert "src=" not in text
-    assert text.count("<tr>") == len(ROUTES) + 1
+    assert text.count("<tr>") == len(PROTOCOL) + 1
 
 
 def test_a_window_holds_so_many_requests_of_each_caller() -> None:

@@ -36,6 +36,9 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/adapters/{namespace}/{name}/versions"): {"number": 1},
     ("PUT", "/v1/adapters/{namespace}/{name}/aliases/{alias}"): {"number": 1, "expected": None},
     ("POST", "/v1/adapters/{namespace}/{name}/versions/{selector}/yank"): {"reason": "bad"},
+    ("POST", "/login"): b"token=none",
+    ("POST", "/logout"): b"",
+    ("POST", "/upload"): b"no form",
 }
 
 
@@ -64,6 +67,7 @@ def send(served: Served, route: Route, adapter: str, mark: str, by: str) -> Answ
         "selector": "1",
         "alias": "prod",
         "position": "1",
+        "file": "gallery.css",
     }
     path = route.path.replace(":path", "").format(**values)
     body = BODIES.get((route.method, route.path))
@@ -81,6 +85,10 @@ def send(served: Served, route: Route, adapter: str, mark: str, by: str) -> Answ
 def expected(route: Route, by: str, *, is_public: bool) -> int:
     """The status of somebody who may not; 0 for who may. Written down from the rules, not from the code."""
     rule = route.rule
+    if (route.method, route.path, by) == ("POST", "/login", ""):
+        return 403  # the form was not asked for
+    if (route.method, route.path, by) == ("POST", "/upload", "alice, reading"):
+        return 403
     if rule.role in ("signed", "granted"):
         return 403 if rule.role == "signed" else 401
     if rule.role == "public" or (rule.role == "user" and by):
@@ -107,9 +115,11 @@ def test_every_route_keeps_its_rule(served: Served, by: str, visibility: str) ->
         refusal = expected(route, by, is_public=visibility == "public")
         if ("/{name}" in route.path and "{namespace}" not in route.path) or refusal == 404:
             assert is_hidden, route
+        elif refusal == 401 and route.is_page:
+            assert (found.status, found.headers["location"]) == (303, f"/login?next=%2F{route.path[1:]}")
         elif refusal:
             assert found.status == refusal, (route, found)
-            assert found.table["error"]
+            assert route.is_page or found.table["error"]
         else:
             assert not is_hidden, (route, found)
             assert found.status not in (401, 403), (route, found)

@@ -1,0 +1,1 @@
+"""The gallery: pages of the registry for people with a browser."""
