@@ -21,17 +21,18 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 from adapterhub.training.dataset import read_dataset
 
 DOCS = Path(__file__).parent
-STYLE = DOCS.parent / "adapterhub" / "quickstart" / "pictures" / "style"
+PICTURES = DOCS.parent / "adapterhub" / "quickstart" / "pictures"
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHOWN = re.compile(r"!\[[^\]]*\]\(([^)]+\.png)\)")
 
 
 def prepare(folder: Path) -> None:
-    """Put what pages take for granted into a folder: two adapters, and four pictures with captions."""
+    """Put what pages take for granted into a folder: two adapters, and pictures with captions."""
     for adapter in (DOCS / "adapters").glob("*.safetensors"):
         shutil.copy(adapter, folder)
+    shutil.copytree(PICTURES / "subject", folder / "guitar")
     (folder / "ink").mkdir()
-    for example in read_dataset(STYLE).examples[:4]:
+    for example in read_dataset(PICTURES / "style").examples[:4]:
         shutil.copy(example.path, folder / "ink")
         (folder / "ink" / example.path.name).with_suffix(".txt").write_text(example.caption)
 

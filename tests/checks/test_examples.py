@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("adapterhub", "adapterhub_registry", "adapterhub_cli")
 ALIKE = 35.0
 """dB; another processor may round otherwise."""
+LONG = ("first-adapter",)
+"""Pages whose examples take over half a minute."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -49,7 +51,11 @@ def draw() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.long if page.stem in LONG else ()) for page in PAGES],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_page_examples(page: Path, draw: ModuleType, tmp_path: Path) -> None:
     """They run, and the pictures that they write are those that the page shows."""
     draw.prepare(tmp_path)
