@@ -48,6 +48,7 @@ from adapterhub_cli.search import search
 from adapterhub_cli.serve import serve
 from adapterhub_cli.show import show
 from adapterhub_cli.slider import slider
+from adapterhub_cli.sweep import sweep
 from adapterhub_cli.tag import tag
 from adapterhub_cli.train import train
 from adapterhub_cli.verify import verify
@@ -75,8 +76,8 @@ for command in (
     *(add, adopt, alias, backup, bake, bases, compare, convert, delete, doctor, events, export, extract),
     *(find_file, find_image, gc, generate, inspect, lineage, list_adapters, lock, merge, pull, push),
     *(card, describe, preview, diff, grid, slider),
-    *(admin, quickstart, remote, replay, resize, restore, runs, search, serve, show, tag, train, verify),
-    *(versions, yank, login, logout, whoami),
+    *(admin, quickstart, remote, replay, resize, restore, runs, search, serve, show, sweep, tag, train),
+    *(verify, versions, yank, login, logout, whoami),
 ):
     cli.add_command(command)
 
