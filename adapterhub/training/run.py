@@ -37,6 +37,7 @@ from adapterhub.training.record import CONFIG, DATA, RUN, Record
 from adapterhub.training.report import NAME
 from adapterhub.training.rows import AdapterRows, Encoder
 from adapterhub.training.runs import held_run, run_directory
+from adapterhub.training.settings_file import write_settings
 from adapterhub.training.stopping import Stop
 from adapterhub.training.text import TEXT_ENCODERS, CaptionEncoder
 from adapterhub.training.weights_file import weights_bytes
@@ -76,13 +77,22 @@ class Run:
         group: Which.
         site: Where.
         on_progress: Called after each step of an adapter.
+        again: The version whose training is repeated: equal bytes become no other version.
 
     Attributes:
         versions: Of those that are trained, by name; of a sweep's candidates with their numbers.
         failed: Why others are not.
     """
 
-    def __init__(self, group: GroupPlan, site: Site, on_progress: OnProgress | None) -> None:
+    def __init__(
+        self,
+        group: GroupPlan,
+        site: Site,
+        on_progress: OnProgress | None,
+        *,
+        again: Version | None = None,
+    ) -> None:
+        self._again = again
         self._group = group
         self._site = site
         self._items = {item.label.lower(): item for item in group.items}
@@ -316,10 +326,24 @@ class Run:
         item = self._items[name]
         config = item.config
         lineage = {"operation": "trained"}
+        digests: dict[str, str] = {}
+        again = self._again
+        if again is not None:
+            named = {"parent.1": again.digest, "parent.1.name": again.reference}
+            lineage = {"operation": "retrained", **named}
         # The report tells of speed and memory, so it is no part of the lineage.
         for document in (CONFIG, DATA, RUN):
-            digest = hashlib.sha256(record.documents[document]).hexdigest()
-            lineage[document.removesuffix(".json")] = f"sha256:{digest}"
+            digests[document] = hashlib.sha256(record.documents[document]).hexdigest()
+            lineage[document.removesuffix(".json")] = f"sha256:{digests[document]}"
+        del digests[RUN]
+        write_settings(self._directory / item.stem, config, self._site.config.base, digests=digests)
+        if (
+            again is not None
+            and again.files[0].sha256 == hashlib.sha256(record.weights.read_bytes()).hexdigest()
+        ):
+            self._note_version(name, again)
+            self._finish(name, Ended(config.steps, version=again.number), observer)
+            return
         version = self._site.registry.add(
             record.weights,
             name=config.name,

@@ -233,7 +233,7 @@ def _put(own: Any, keys: Keys, value: Any) -> list[Keys]:
         folders = own.setdefault("data", [{}])
         found = enumerate(as_list(folders))
         return [("data", n, *inner) for n, item in found for inner in _put(item, keys[1:], value)]
-    above, last = keys[:-1], keys[-1]
+    *above, last = list(keys)
     inner = own
     for key in above:
         below = inner.get(key)

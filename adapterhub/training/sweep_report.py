@@ -115,7 +115,8 @@ def _last_samples(directory: Path, group: GroupPlan) -> Mapping[str, Sequence[Pa
 
 def _row_label(status: AdapterStatus) -> str:
     names = short_names([*status.values])
-    tried = ", ".join(f"{names[key]} {_value_text(value)}" for key, value in status.values.items())
+    told = [f"{names[key]} {_value_text(value)}" for key, value in status.values.items()]
+    tried = "\n".join(told).replace("_", " ")
     loss = f"\nloss {_loss_text(status)}" if status.last_measured is not None else ""
     return f"{tried}\nstep {status.step}{loss}\n{state_text(status)}"
 

@@ -43,6 +43,7 @@ from adapterhub_cli.remote import remote
 from adapterhub_cli.replay import replay
 from adapterhub_cli.resize import resize
 from adapterhub_cli.restore import restore
+from adapterhub_cli.retrain import retrain
 from adapterhub_cli.runs import runs
 from adapterhub_cli.search import search
 from adapterhub_cli.serve import serve
@@ -76,8 +77,8 @@ for command in (
     *(add, adopt, alias, backup, bake, bases, compare, convert, delete, doctor, events, export, extract),
     *(find_file, find_image, gc, generate, inspect, lineage, list_adapters, lock, merge, pull, push),
     *(card, describe, preview, diff, grid, slider),
-    *(admin, quickstart, remote, replay, resize, restore, runs, search, serve, show, sweep, tag, train),
-    *(verify, versions, yank, login, logout, whoami),
+    *(admin, quickstart, remote, replay, resize, restore, retrain, runs, search, serve, show, sweep),
+    *(tag, train, verify, versions, yank, login, logout, whoami),
 ):
     cli.add_command(command)
 
