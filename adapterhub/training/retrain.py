@@ -34,7 +34,8 @@ class RetrainPlan:
         version: The version that it is from.
         config: Its config, with what was changed.
         group: What would happen.
-        differences: What is not as it was recorded, a sentence each; empty if the bytes should come out equal.
+        differences: What is not as it was recorded, a sentence each; if nothing is, the bytes come
+            out equal.
     """
 
     version: Version
@@ -96,9 +97,7 @@ def plan_retrain(
     problems.check()
     config = TrainConfig.from_table(changed, source=source, folder=Path(), places=problems.places)
     if config.adapters[0].name.lower() != version.name:
-        raise ConfigError(
-            source, [f"name must stay {version.name}: the next version is one of the same adapter"]
-        )
+        raise ConfigError(source, [f"name must stay {version.name}: it becomes the next version of that"])
     if config.base.model != recorded.base.model:
         base = find_base(config.base.model)
     (group,) = make_plan(config, base, registry=registry, resume=resume)
@@ -159,11 +158,9 @@ def _table(
     if known is not None:
         base, own = dict(known["base"]), known["adapter"]
     else:
-        previews = registry.previews(version)
-        prompts = (
-            {"prompts": [item.prompt for item in previews], "seed": previews[0].seed} if previews else {}
-        )
-        base, own = {}, {"validation": prompts, "data": [{} for _ in recorded["data"]]}
+        shown = registry.previews(version)
+        drawn = {"prompts": [item.prompt for item in shown], "seed": shown[0].seed or 0} if shown else {}
+        base, own = {}, {"validation": drawn, "data": [{} for _ in recorded["data"]]}
     if data and len(data) != len(recorded["data"]):
         why = f"it has {len(recorded['data'])} folders of pictures, and {len(data)} are given with --data"
         raise RetrainError(version.reference, [why])
@@ -175,7 +172,6 @@ def _table(
         raise RetrainError(version.reference, [why])
     recorded["validation"] = {**own["validation"], **recorded["validation"]}
     recorded |= {"data": folders, "kind": adapter.kind, "licence": version.manifest.licence}
-    base.setdefault("device", "cpu" if known is None else "")
     base["threads"] = int(run["environment"]["threads"])
     return {"base": base, "adapters": [recorded]}, known is not None
 
@@ -216,9 +212,11 @@ def _differences(
         said = f"the base {base.name} is {base.identity[:19]}, and was {version.base_identity[:19]}"
         (differences if is_other_base else wrong).append(said)
     (item,) = group.items
-    asked = recorded.adapters[0].sources != config.adapters[0].sources
-    asked |= recorded.adapters[0].validation.held_out != config.adapters[0].validation.held_out
-    asked |= recorded.adapters[0].resolution != config.adapters[0].resolution or is_other_base
+    before, after = (
+        (own.sources, own.validation.held_out, own.resolution, own.buckets, own.no_upscale)
+        for own in (recorded.adapters[0], config.adapters[0])
+    )
+    asked = before != after or is_other_base
     changed = _data_changes(documents[DATA], item.dataset.manifest())
     (differences if asked else wrong).extend(changed)
     now, then = (
@@ -235,7 +233,7 @@ def _differences(
     ]
     if len(run["group"]) > 1:
         differences.append(
-            f"it was trained together with {len(run['group']) - 1} others, and alone now, which rounds otherwise"
+            f"it was trained together with {len(run['group']) - 1} others, and alone now: it rounds otherwise"
         )
     return wrong, differences
 

@@ -337,10 +337,8 @@ class Run:
             lineage[document.removesuffix(".json")] = f"sha256:{digests[document]}"
         del digests[RUN]
         write_settings(self._directory / item.stem, config, self._site.config.base, digests=digests)
-        if (
-            again is not None
-            and again.files[0].sha256 == hashlib.sha256(record.weights.read_bytes()).hexdigest()
-        ):
+        weights = hashlib.sha256(record.weights.read_bytes()).hexdigest()
+        if again is not None and again.files[0].sha256 == weights:
             self._note_version(name, again)
             self._finish(name, Ended(config.steps, version=again.number), observer)
             return

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -52,7 +53,7 @@ def retrain(
     from adapterhub_registry.store import Registry
 
     registry = Registry()
-    asked = {"overrides": overrides, "data": data, "resume": resume}
+    asked: dict[str, Any] = {"overrides": overrides, "data": data, "resume": resume}
     if only_plan:
         plan = plan_retrain(reference, registry=registry, **asked)
         (item,) = plan.group.items
