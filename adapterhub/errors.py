@@ -618,6 +618,19 @@ class TrainingError(AdapterHubError):
         super().__init__(f"training {name} failed at step {step}: {reason}")
 
 
+class RetrainError(AdapterHubError):
+    """A version cannot be trained again as it was; all reasons are listed."""
+
+    code = "retrain-refused"
+
+    def __init__(self, reference: str, reasons: Sequence[str]) -> None:
+        self.reference = reference
+        self.reasons = list(reasons)
+        shown = "; ".join(self.reasons[:5])
+        more = f"; and {len(self.reasons) - 5} more" if len(self.reasons) > 5 else ""
+        super().__init__(f"{reference} cannot be trained again: {shown}{more}")
+
+
 class TrainingStoppedError(AdapterHubError):
     """A training was asked to stop; everything that is done is kept."""
 

@@ -20,7 +20,7 @@ from adapterhub.training.executor import Executor, Training
 from adapterhub.training.optimizers import as_state, exact, group_numbers, set_group_numbers
 
 STATE = "state.json"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,13 @@ class Ended:
         step: Its last one.
         error: Why it was frozen; empty if it was trained.
         version: The version that it became; 0 for none.
+        outcome: Why a candidate of a sweep became none: a word of `adapterhub.training.halving`.
     """
 
     step: int
     error: str = ""
     version: int = 0
+    outcome: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,18 @@ class Checkpoint:
         active: Who is in training.
         ended: Who is trained, or frozen.
         threads: CPU threads of the run.
+        aside: Who is in training and has no slot at the moment.
+        waiting: Names of those in the line, in order.
+        brackets: How far a sweep is.
     """
 
     passes: int
     active: Sequence[AdapterState]
     ended: Mapping[str, Ended]
     threads: int
+    aside: Sequence[AdapterState] = ()
+    waiting: Sequence[str] = ()
+    brackets: Sequence[Mapping[str, Any]] = ()
 
 
 def state_of(training: Training) -> AdapterState:
@@ -103,7 +111,11 @@ def state_of(training: Training) -> AdapterState:
 
 def restore(executor: Executor, state: AdapterState) -> None:
     """Put an adapter into its slot, as it was."""
-    training = executor.resume(state.name, state.slot)
+    restore_training(executor.resume(state.name, state.slot), state)
+
+
+def restore_training(training: Training, state: AdapterState) -> None:
+    """Set an adapter that is in a slot, whichever, to what it was."""
     training.passes, training.waited = state.passes, state.waited
     training.losses, training.loss_sum = list(state.losses), state.loss_sum
     with torch.no_grad():
@@ -142,23 +154,17 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, identity: Mapping[str,
     target = run / f"pass-{checkpoint.passes:08d}"
     draft = run / f".{target.name}.{uuid.uuid4().hex}"
     files = {
-        f"adapter-{number}.safetensors": safetensors_bytes(one.tensors, {})
-        for number, one in enumerate(checkpoint.active)
+        f"{kind}-{number}.safetensors": safetensors_bytes(one.tensors, {})
+        for kind, states in (("adapter", checkpoint.active), ("aside", checkpoint.aside))
+        for number, one in enumerate(states)
     }
     state = {
         "format": FORMAT,
         "passes": checkpoint.passes,
-        "active": [
-            {
-                "name": one.name,
-                "slot": one.slot,
-                "passes": one.passes,
-                "waited": one.waited,
-                "losses": list(one.losses),
-                "loss_sum": one.loss_sum,
-            }
-            for one in checkpoint.active
-        ],
+        "active": [_row(one) for one in checkpoint.active],
+        "aside": [_row(one) for one in checkpoint.aside],
+        "waiting": list(checkpoint.waiting),
+        "brackets": list(checkpoint.brackets),
         "ended": {name: asdict(one) for name, one in checkpoint.ended.items()},
         "threads": checkpoint.threads,
         "identity": dict(identity),
@@ -209,7 +215,7 @@ def load_checkpoint(run: Path, *, identity: Mapping[str, str]) -> Checkpoint:
             for name, digest in state["sha256"].items()
             if hashlib.sha256(data[name]).hexdigest() != digest
         ]
-        active = [dict(one) for one in state["active"]]
+        active, aside = ([dict(one) for one in state[kind]] for kind in ("active", "aside"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CheckpointError(path, f"it cannot be read ({exc})") from exc
     if damaged:
@@ -225,7 +231,20 @@ def load_checkpoint(run: Path, *, identity: Mapping[str, str]) -> Checkpoint:
         ],
         ended={name: Ended(**one) for name, one in state["ended"].items()},
         threads=state["threads"],
+        aside=[
+            AdapterState(**one, tensors=load(data[f"aside-{number}.safetensors"]))
+            for number, one in enumerate(aside)
+        ],
+        waiting=state["waiting"],
+        brackets=state["brackets"],
     )
+
+
+def _row(state: AdapterState) -> dict[str, Any]:
+    """Return all of a state but its tensors."""
+    row = {**vars(state), "losses": list(state.losses)}
+    del row["tensors"]
+    return row
 
 
 def _sync(directory: Path) -> None:

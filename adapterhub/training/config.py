@@ -14,7 +14,7 @@ from adapterhub.training.adapter_config import DataConfig as DataConfig
 from adapterhub.training.adapter_config import ValidationConfig as ValidationConfig
 from adapterhub.training.layering import as_list, merge_defaults
 from adapterhub.training.overrides import set_values
-from adapterhub.training.tables import Keys, Problems, read_table
+from adapterhub.training.tables import Keys, Places, Problems, read_table
 from adapterhub.training.toml_lines import key_lines
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -152,23 +152,8 @@ class TrainConfig:
             ConfigError: Something in it is wrong; `problems` lists everything.
         """
         path = Path(path)
-        try:
-            content = path.read_bytes()
-        except OSError as exc:
-            raise InputError(path, exc.strerror or str(exc)) from exc
-        try:
-            text = content.decode("utf-8-sig")
-            table = tomllib.loads(text)
-        except UnicodeDecodeError as exc:
-            line = content.count(b"\n", 0, exc.start) + 1
-            raise ConfigError(str(path), [f"{path}:{line}: this is no UTF-8"]) from exc
-        except tomllib.TOMLDecodeError as exc:
-            found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(exc))
-            told = f"{path}:{found[2]}: {found[1]} (at column {found[3]})" if found else f"{path}: {exc}"
-            raise ConfigError(str(path), [told]) from exc
-        return cls.from_table(
-            table, source=str(path), folder=path.parent, places=key_lines(text), overrides=overrides
-        )
+        table, places = read_document(path)
+        return cls.from_table(table, source=str(path), folder=path.parent, places=places, overrides=overrides)
 
     @classmethod
     def from_table(
@@ -194,6 +179,8 @@ class TrainConfig:
         """
         problems = Problems(source, dict(places or {}))
         document = set_values(table, overrides, problems)
+        if document.pop("sweep", None) is not None:
+            problems.add(("sweep",), "[sweep] is for adapterhub sweep; take it out to train without it")
         merged = merge_defaults(document, folder, problems)
         config = read_table(cls, merged, (), problems)
         adapters = as_list(merged["adapters"])
@@ -201,6 +188,29 @@ class TrainConfig:
         problems.add_all((), ["adapters"], _duplicates(names))
         problems.check()
         return config
+
+
+def read_document(path: Path) -> tuple[dict[str, Any], Places]:
+    """Return the tables of a TOML file, and on which line each of its keys stands.
+
+    Raises:
+        InputError: The file cannot be read.
+        ConfigError: It is no TOML.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise InputError(path, exc.strerror or str(exc)) from exc
+    try:
+        text = content.decode("utf-8-sig")
+        return tomllib.loads(text), {**key_lines(text)}
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(str(path), [f"{path}:{line}: this is no UTF-8"]) from exc
+    except tomllib.TOMLDecodeError as exc:
+        found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(exc))
+        told = f"{path}:{found[2]}: {found[1]} (at column {found[3]})" if found else f"{path}: {exc}"
+        raise ConfigError(str(path), [told]) from exc
 
 
 def _duplicates(names: Sequence[Any]) -> list[str]:

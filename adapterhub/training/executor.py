@@ -69,14 +69,16 @@ class Trainee:
     """One adapter to train.
 
     Attributes:
-        name: Part of the key of every random number.
-        seed: Likewise.
+        name: Which one of those that are trained together.
+        seed: Part of the key of every random number.
         network: Its layers.
         optimizer: How they are changed.
         objective: What is minimised.
         steps: Optimizer steps.
         accumulation: Passes a step.
         rows: Returns what a pass reads; passes count up from 0.
+        drawn_as: The name in the key of every random number, if it is not `name`: candidates of one adapter
+            see the same numbers.
     """
 
     name: str
@@ -87,6 +89,12 @@ class Trainee:
     steps: int
     accumulation: int
     rows: Callable[[int], Rows]
+    drawn_as: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name in the key of every random number."""
+        return self.drawn_as or self.name
 
 
 EncodeCaptions: TypeAlias = Callable[[Sequence[Rows]], Sequence[tuple[Tensor, Tensor]]]
@@ -135,6 +143,7 @@ class Training:
         losses: Of each step.
         error: Why it is frozen; empty while it is trained.
         loss_sum: Of the passes of the present step.
+        until: The step at which it leaves its slot, to wait or for good; 0 means its last one.
     """
 
     trainee: Trainee
@@ -146,6 +155,7 @@ class Training:
     losses: list[float] = field(default_factory=list[float])
     error: str = ""
     loss_sum: float = 0.0
+    until: int = 0
 
     @property
     def step(self) -> int:
@@ -154,8 +164,8 @@ class Training:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to do."""
-        return bool(self.error) or self.step >= self.trainee.steps
+        """Whether nothing is left to do in this slot."""
+        return bool(self.error) or self.step >= (self.until or self.trainee.steps)
 
 
 @dataclass(frozen=True)
@@ -165,14 +175,16 @@ class Events:
     Attributes:
         on_step: An adapter has done a step.
         on_pass: A pass is over, for checkpoints: gets all that are in training.
-        on_end: An adapter is trained, or frozen, and still in its slot.
+        on_end: An adapter is trained, frozen, or as far as `until`, and still in its slot.
         should_stop: Asked after each pass.
+        on_place: An adapter has got a slot, and is at its first step there.
     """
 
     on_step: Callable[[Training], None]
     on_pass: Callable[[Sequence[Training]], None]
     on_end: Callable[[Training], None]
     should_stop: Callable[[], bool]
+    on_place: Callable[[Training], None] = lambda _: None
 
 
 class Executor:
@@ -211,7 +223,7 @@ class Executor:
     def place(self, trainee: Trainee, slot: int) -> Training:
         """Put an adapter into a free slot, at its first step."""
         self._free.remove(slot)
-        self._network.place(slot, trainee.network, seed=trainee.seed, key=trainee.name)
+        self._network.place(slot, trainee.network, seed=trainee.seed, key=trainee.key)
         groups = self._network.parameters(slot)
         optimizer = make_optimizer(trainee.optimizer, groups)
         training = Training(trainee, slot, optimizer, [one for own in groups.values() for one in own])
@@ -228,11 +240,20 @@ class Executor:
         self._queue.remove(trainee)
         return trainee
 
+    @property
+    def waiting(self) -> list[str]:
+        """The names in the line, in order."""
+        return [trainee.name for trainee in self._queue]
+
+    def enqueue(self, trainee: Trainee) -> None:
+        """Put an adapter at the end of the line."""
+        self._queue.append(trainee)
+
     def run(self, events: Events) -> bool:
         """Train until all are trained; return False if `should_stop` ended it before."""
         while True:
             while self._queue and self._free:
-                self.place(self._queue.popleft(), self._free[0])
+                events.on_place(self.place(self._queue.popleft(), self._free[0]))
             if not self.active:
                 return True
             self._pass(events)
@@ -278,7 +299,7 @@ class Executor:
             one.trainee.objective.draw(
                 own.latent_shape,
                 seed=one.trainee.seed,
-                name=one.trainee.name,
+                name=one.trainee.key,
                 step=one.passes,
                 sample=sample,
             )

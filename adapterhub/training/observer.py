@@ -94,20 +94,19 @@ class Observer:
         self._drawing = drawing
         self._pipeline, self._base, self._encoder = pipeline, base, encoder
         self._directory = directory
+        self._are_compared = group.rules is not None and group.rules.keep > 0
         self._on_progress = on_progress
         self._device: Any = pipeline.unet.device
         self._pace = Pace(self._device)
         self._began = time.monotonic()
         before = RunStatus.read(directory) if is_resumed else None
-        known = {item.name: item for item in before.adapters} if before else {}
-        self._watched = {
-            item.reading.name: self._watch(item, known.get(item.config.name)) for item in group.items
-        }
+        known = {item.label: item for item in before.adapters} if before else {}
+        self._watched = {item.label.lower(): self._watch(item, known.get(item.label)) for item in group.items}
         began = before.began if before else time.time()
         adapters = [one.status for one in self._watched.values()]
         self._status = RunStatus(group.run, "running", began, began, adapters)
         self._written = 0.0
-        configs = {item.config.name: item.config.digest_table for item in group.items}
+        configs = {item.label: item.config.digest_table for item in group.items}
         self._trackers = Trackers(trackers, run=group.run, directory=directory, config=configs, passes=passes)
         self._held = ExitStack()
 
@@ -118,8 +117,10 @@ class Observer:
         order = batch_order(item.dataset, item.reading)
         shown = sum(example.source.repeats for example in item.dataset.examples)
         status = known or AdapterStatus(item.config.name, item.config.steps)
+        if item.candidate is not None:
+            status.candidate, status.values = item.candidate.number, dict(item.candidate.values)
         # What ended after the checkpoint is trained again; `end` says what ended before it.
-        status.error, status.version = "", 0
+        status.error, status.version, status.outcome = "", 0, ""
         return _Watched(item, status, folder, shown / order.batches_per_epoch)
 
     def __enter__(self) -> "Observer":
@@ -145,7 +146,8 @@ class Observer:
         elif error is not None:
             self._status.state, self._status.error = "failed", str(error) or repr(error)
         else:
-            frozen = any(one.error for one in self._status.adapters)
+            made = {one.name for one in self._status.adapters if one.version}
+            frozen = any(one.error and one.name not in made for one in self._status.adapters)
             self._status.state = "failed" if frozen else "done"
         self._write()
 
@@ -168,9 +170,9 @@ class Observer:
         progress = self._pace.after_step(training, one.item, one.pictures)
         one.status.step, one.status.loss, one.losses = step, progress.loss, training.losses
         one.status.seconds_left = progress.seconds_left
-        self._trackers.scalar("loss", one.status.name, training.losses[-1])
-        self._trackers.scalar("step", one.status.name, step)
-        self._trackers.scalar("learning_rate", one.status.name, training.optimizer.param_groups[0]["lr"])
+        self._trackers.scalar("loss", one.status.label, training.losses[-1])
+        self._trackers.scalar("step", one.status.label, step)
+        self._trackers.scalar("learning_rate", one.status.label, training.optimizer.param_groups[0]["lr"])
         if wanted.loss_every and step % wanted.loss_every == 0 and not is_last:
             self._measure(one, training, network)
         if wanted.every and step % wanted.every == 0 and not is_last:
@@ -209,6 +211,15 @@ class Observer:
         names = {"base_validation_loss": 0, "validation_loss": training.step}
         return {name: round(measured[step], 6) for name, step in names.items() if step in measured}
 
+    def last_loss(self, training: Training) -> float:
+        """Return what was measured last of an adapter; infinity if it could not be."""
+        measured = dict(self._watched[training.trainee.name].status.measured)
+        return measured.get(training.step, math.inf)
+
+    def leave_slot(self, name: str) -> None:
+        """Note that an adapter waits for others, and gives its slot to the next one."""
+        self._pace.free_slot(name)
+
     def report(self, training: Training, file: Path) -> bytes:
         """Write the report of an adapter that has ended, and return it; empty if it cannot be made.
 
@@ -231,6 +242,7 @@ class Observer:
         """Note what became of an adapter; the next one takes its slot."""
         status = self._watched[name].status
         status.step, status.error, status.version = ended.step, ended.error, ended.version
+        status.outcome, status.seconds_left = ended.outcome, 0.0
         if ended.version:
             status.step = status.steps
         self._pace.free_slot()
@@ -248,8 +260,14 @@ class Observer:
             objective=config.objective,
             has_text=config.network.trains_text,
         )
+        known = [other.status.measured[0][1] for other in self._watched.values() if self._compare(one, other)]
         if 0 not in dict(one.status.measured):
-            self._add_measured(one, 0, one.validation.measure())
+            self._add_measured(one, 0, known[0] if known else one.validation.measure())
+
+    def _compare(self, one: _Watched, other: _Watched) -> bool:
+        """Return whether the base has been measured on the same pictures, for another candidate."""
+        is_same = one.item.config.name == other.item.config.name and one is not other
+        return is_same and self._are_compared and 0 in dict(other.status.measured)
 
     def _measure(self, one: _Watched, training: Training, network: Network) -> None:
         step = training.step
@@ -267,7 +285,7 @@ class Observer:
         if not math.isfinite(loss):
             one.status.notes.append(f"step {step}: the loss on held-out pictures is {loss}")
             return False
-        self._trackers.scalar("validation_loss", one.status.name, loss)
+        self._trackers.scalar("validation_loss", one.status.label, loss)
         return one.status.add_measured(step, loss)
 
     def _draw(self, one: _Watched, step: int) -> list[PreviewPicture]:
@@ -292,7 +310,7 @@ class Observer:
         for preview in drawn:
             with Image.open(preview.path) as picture:
                 pictures.append(picture.convert("RGB"))
-        self._trackers.pictures("samples", one.status.name, pictures)
+        self._trackers.pictures("samples", one.status.label, pictures)
         self._write()
         return drawn
 
@@ -305,7 +323,7 @@ class Observer:
         cost = measure_efficiency(file, modules, training.optimizer)
         one.status.efficiency = asdict(cost)
         return Report(
-            name=config.name,
+            name=item.label,
             base=self._base.name,
             losses=training.losses,
             measured=one.status.measured,
@@ -357,5 +375,5 @@ class Observer:
             with self._pace.apart():
                 yield
         except Exception as exc:  # noqa: BLE001 - looking at a training never ends it
-            logger.warning("step %d of %s: %s: %s", step, one.status.name, what, exc)
+            logger.warning("step %d of %s: %s: %s", step, one.status.label, what, exc)
             one.status.notes.append(f"step {step}: {what}: {exc}")

@@ -8,7 +8,14 @@ from adapterhub.training.layering import as_list, expand_short_forms
 from adapterhub.training.tables import Keys, Problems
 
 
-def set_values(table: Mapping[str, Any], assignments: Sequence[str], problems: Problems) -> dict[str, Any]:
+def set_values(
+    table: Mapping[str, Any],
+    assignments: Sequence[str],
+    problems: Problems,
+    *,
+    within: Keys = (),
+    above: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return a document with some values put in place of its own.
 
     An adapter goes by its name or its number from 0: `adapters.me/ink.steps=100`. A value is TOML, or text if
@@ -18,6 +25,8 @@ def set_values(table: Mapping[str, Any], assignments: Sequence[str], problems: P
         table: The document.
         assignments: Each is `key=value`, its key dotted as in TOML.
         problems: What is wrong is added to it.
+        within: The table that keys begin in.
+        above: First parts of keys that begin in the document nevertheless.
     """
     document = expand_short_forms(table)
     for assignment in assignments:
@@ -27,6 +36,8 @@ def set_values(table: Mapping[str, Any], assignments: Sequence[str], problems: P
             if not equals:
                 raise ValueError("it must be KEY=VALUE")
             keys = _keys(key.strip(), as_list(document.get("adapters")))
+            if keys[0] not in above:
+                keys = (*within, *keys)
             _put(document, keys, _value(text))
         except ValueError as exc:
             problems.places[option,] = option

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from adapterhub.bases.find import Base
 from adapterhub.bases.load import choose_device
@@ -15,6 +16,7 @@ from adapterhub.training.dataset import Dataset, read_sources
 from adapterhub.training.holdout import hold_out
 from adapterhub.training.rows import Reading, batch_order
 from adapterhub.training.runs import run_directory
+from adapterhub.training.sweep_config import Candidate, SweepConfig, SweepRules
 from adapterhub_registry.store import Registry
 
 
@@ -31,6 +33,7 @@ class AdapterPlan:
         next_number: The version that it would become.
         resumes_at: Step of the checkpoint that it would go on from; 0 for a fresh start.
         group: Number of the group that it is trained in, from 0.
+        candidate: Which one of a sweep it is; None outside of one.
     """
 
     config: AdapterConfig
@@ -41,11 +44,18 @@ class AdapterPlan:
     next_number: int
     resumes_at: int
     group: int
+    candidate: Candidate | None = None
+
+    @property
+    def label(self) -> str:
+        """What it is called among those that are trained together."""
+        return self.candidate.label if self.candidate else self.config.name
 
     @property
     def stem(self) -> str:
         """How its files are called in the run's directory."""
-        return file_stem(self.config.name)
+        # No name holds two dashes, so that this is the stem of no other adapter.
+        return file_stem(self.config.name) + (f"--{self.candidate.number}" if self.candidate else "")
 
     @property
     def reading(self) -> Reading:
@@ -70,12 +80,14 @@ class GroupPlan:
         items: In their order.
         identity: What a checkpoint must agree on to be gone on from.
         is_resumed: Whether it goes on from its checkpoint.
+        rules: Of the sweep that it is, if it is one.
     """
 
     run: str
     items: Sequence[AdapterPlan]
     identity: Mapping[str, str]
     is_resumed: bool
+    rules: SweepRules | None = None
 
 
 def file_stem(name: str) -> str:
@@ -125,6 +137,48 @@ def make_plan(
         items = [_plan(config.adapters[n], found[n], run, number, steps, registry) for n in group]
         plans.append(GroupPlan(run, items, identity, is_resumed))
     return plans
+
+
+def make_sweep_plan(
+    config: SweepConfig, base: Base, *, registry: Registry, resume: str | None = None
+) -> GroupPlan:
+    """Read and check everything that a sweep needs without loading the base; it is one run.
+
+    Args:
+        config: What to try.
+        base: On what.
+        registry: Where the best would be registered.
+        resume: The run's name, or `latest`.
+
+    Raises:
+        AdapterHubError: As `make_plan`.
+    """
+    read: dict[tuple[Any, ...], Dataset] = {}
+    found: list[Dataset] = []
+    for one in config.candidates:
+        own = one.config
+        key = (own.sources, own.resolution, own.buckets, own.no_upscale, own.validation.held_out)
+        if key not in read:
+            read[key] = _read(own, base)
+        found.append(read[key])
+    configs = [one.config for one in config.candidates]
+    _, identity = _run(configs, found, base)
+    identity["sweep"] = hashlib.sha256(json.dumps(asdict(config.rules)).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    run = f"{file_stem(configs[0].name)}-sweep-{digest[:12]}"
+    directory = run_directory(registry.home, run)
+    if resume not in (None, "latest", run):
+        reason = f"with this config, data and base, the run is {run}"
+        raise CheckpointError(run_directory(registry.home, str(resume)), reason)
+    device, dtype = placement(config.train.base)
+    identity |= {"device": device, "dtype": dtype}
+    if resume is not None:
+        load_checkpoint(directory, identity=identity)
+    items = [
+        replace(_plan(one.config, dataset, run, 0, {}, registry), candidate=one)
+        for one, dataset in zip(config.candidates, found, strict=True)
+    ]
+    return GroupPlan(run, items, identity, resume is not None, config.rules)
 
 
 def placement(config: BaseConfig) -> tuple[str, str]:

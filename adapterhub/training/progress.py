@@ -21,7 +21,7 @@ class Progress:
     """How far a training is.
 
     Attributes:
-        name: The adapter.
+        name: The adapter; of a sweep's candidates with their numbers.
         step: Steps done.
         steps: Steps in all.
         loss: A running mean.
@@ -77,7 +77,7 @@ class Pace:
             self._memory, self._looked = memory_bytes(self._device), now
         recent = training.losses[-RECENT:]
         return Progress(
-            name=item.config.name,
+            name=item.label,
             step=step,
             steps=steps,
             loss=sum(recent) / len(recent),
@@ -96,9 +96,10 @@ class Pace:
         finally:
             self._apart += time.monotonic() - began
 
-    def free_slot(self) -> None:
-        """Note that an adapter has ended: one that waited begins now."""
+    def free_slot(self, name: str = "") -> None:
+        """Note that an adapter has ended, or waits from now on: one that waited begins now."""
         self._origin = time.monotonic()
+        self._began.pop(name, None)
 
 
 def memory_bytes(device: torch.device) -> int:

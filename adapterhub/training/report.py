@@ -123,10 +123,15 @@ def report_html(report: Report) -> bytes:
         _folded("Config", _table(_flat(json.loads(report.config)))),
         _folded("Environment", _table(report.environment)),
     ]
+    return page_html(report.name, sections)
+
+
+def page_html(title: str, sections: Sequence[str]) -> bytes:
+    """Return a page in the style of reports that loads nothing."""
     head = (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.name)}</title><style>{STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
     )
     return f"{head}<body>{''.join(sections)}</body></html>\n".encode()
 
@@ -149,7 +154,7 @@ def _samples(report: Report) -> str:
     heads = "".join(f"<th>{escape(prompt)}</th>" for prompt in report.prompts)
     rows = [
         f"<tr><th>{f'step {step}' if step else 'base'}</th>"
-        + "".join(f"<td>{_picture(path, f'step {step}')}</td>" for path in paths)
+        + "".join(f"<td>{picture_html(path, f'step {step}')}</td>" for path in paths)
         + "</tr>"
         for step, paths in report.samples.items()
     ]
@@ -157,7 +162,12 @@ def _samples(report: Report) -> str:
     return _section("Samples", f"<div class=scroll>{table}</div>")
 
 
-def _picture(path: Path, told: str) -> str:
+def picture_html(path: Path, told: str) -> str:
+    """Return a picture, made small, as part of a page.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     buffer = io.BytesIO()
     with Image.open(path) as picture:
         small = picture.convert("RGB")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from adapterhub.bases.compiled import CompiledBlocks, compiler_name
 from adapterhub.bases.find import Base
 from adapterhub.errors import TrainingError, TrainingStoppedError
 from adapterhub.training.bank import LoraBank
+from adapterhub.training.candidates import Candidates
 from adapterhub.training.checkpoint import (
     Checkpoint,
     Ended,
@@ -24,16 +25,19 @@ from adapterhub.training.checkpoint import (
 from adapterhub.training.config import TrainConfig, config_document
 from adapterhub.training.environment import environment
 from adapterhub.training.executor import Events, Executor, Network, Trainee, Training
+from adapterhub.training.halving import NOT_KEPT, STOPPED, Verdict
 from adapterhub.training.loading import IdleParts, idle_parts
 from adapterhub.training.objective import ObjectiveTable
 from adapterhub.training.observer import Observer
 from adapterhub.training.peft_network import PeftNetwork
-from adapterhub.training.plan import AdapterPlan, GroupPlan
+from adapterhub.training.plan import GroupPlan
 from adapterhub.training.progress import OnProgress as OnProgress
 from adapterhub.training.progress import Progress as Progress
+from adapterhub.training.record import CONFIG, DATA, RUN, Record
 from adapterhub.training.report import NAME
 from adapterhub.training.rows import AdapterRows, Encoder
 from adapterhub.training.runs import held_run, run_directory
+from adapterhub.training.settings_file import write_settings
 from adapterhub.training.stopping import Stop
 from adapterhub.training.text import TEXT_ENCODERS, CaptionEncoder
 from adapterhub.training.weights_file import weights_bytes
@@ -73,19 +77,30 @@ class Run:
         group: Which.
         site: Where.
         on_progress: Called after each step of an adapter.
+        again: The version whose training is repeated: equal bytes become no other version.
 
     Attributes:
-        versions: Of those that are trained, by name.
+        versions: Of those that are trained, by name; of a sweep's candidates with their numbers.
         failed: Why others are not.
     """
 
-    def __init__(self, group: GroupPlan, site: Site, on_progress: OnProgress | None) -> None:
+    def __init__(
+        self,
+        group: GroupPlan,
+        site: Site,
+        on_progress: OnProgress | None,
+        *,
+        again: Version | None = None,
+    ) -> None:
+        self._again = again
         self._group = group
         self._site = site
-        self._items = {item.reading.name: item for item in group.items}
+        self._items = {item.label.lower(): item for item in group.items}
         self._on_progress = on_progress
         self._directory = run_directory(site.registry.home, group.run)
         self._ended: dict[str, Ended] = {}
+        self._candidates = Candidates(self._items, group.rules) if group.rules else None
+        self._trainees: dict[str, Trainee] = {}
         self._passes = 0
         self._is_due = False
         self._blocks: CompiledBlocks | None = None
@@ -118,19 +133,22 @@ class Run:
 
     def _train(self, stop: Stop, found: Checkpoint | None, observer: Observer) -> None:
         site = self._site
-        trainees = [self._trainee(item) for item in self._items.values()]
-        slots = min(len(trainees), site.config.group.max_adapters)
+        self._trainees = {name: self._trainee(name) for name in self._order(found)}
+        slots = min(len(self._trainees), site.config.group.max_adapters)
         network = self._network(slots)
         encode = CaptionEncoder([site.pipeline.text_encoder, site.pipeline.text_encoder_2])
-        executor = Executor(site.pipeline.unet, network, trainees, slots=slots, encode_captions=encode)
+        executor = Executor(
+            site.pipeline.unet, network, [*self._trainees.values()], slots=slots, encode_captions=encode
+        )
         if found is not None:
             self._restore_ended(executor, found, observer)
         observer.begin()
         events = Events(
             on_step=lambda training: self._after_step(training, network, observer),
-            on_pass=lambda active: self._after_pass(active, observer),
-            on_end=lambda training: self._end(training, network, observer),
+            on_pass=lambda _: self._after_pass(executor, observer),
+            on_end=lambda training: self._end(training, executor, network, observer),
             should_stop=lambda: stop.is_asked,
+            on_place=self._place,
         )
         idle = idle_parts(site.pipeline.unet.device, trains_text=self._trains_text)
         name = compiler_name(site.config.base.compile)
@@ -139,19 +157,32 @@ class Run:
             if found is not None:
                 for state in found.active:
                     restore(executor, state)
+                for training in executor.active:
+                    self._place(training)
             is_done = executor.run(events)
         if not is_done:
-            self._save(executor.active)
+            self._save(executor)
             raise TrainingStoppedError(self._group.run)
 
-    def _trainee(self, item: AdapterPlan) -> Trainee:
+    def _order(self, found: Checkpoint | None) -> list[str]:
+        """Return all names as they get slots: those in line in its order, whoever else is there."""
+        first = list(found.waiting) if found else []
+        return [*first, *(name for name in self._items if name not in first)]
+
+    def _place(self, training: Training) -> None:
+        if self._candidates is not None:
+            self._candidates.place(training)
+
+    def _trainee(self, name: str) -> Trainee:
+        item = self._items[name]
         config = item.config
         rows = AdapterRows(item.dataset, item.reading, self._site.encoder)
         for _ in rows.encode_all(config.steps * config.accumulation):
             pass
         alphas: Any = self._site.pipeline.scheduler.alphas_cumprod
         return Trainee(
-            name=item.reading.name,
+            name=name,
+            drawn_as=item.reading.name,
             seed=config.seed,
             network=config.network,
             optimizer=config.optimizer,
@@ -193,10 +224,13 @@ class Run:
             observer.end(name, ended)
             config = self._items[name].config
             if ended.error:
-                self.failed.append(TrainingError(config.name, ended.step, ended.error))
-            else:
+                self.failed.append(TrainingError(self._items[name].label, ended.step, ended.error))
+            elif ended.version:
                 reference = f"{config.name}@{ended.version}"
-                self.versions[config.name] = self._site.registry.resolve(reference)
+                self._note_version(name, self._site.registry.resolve(reference))
+        if self._candidates is not None:
+            for name in self._candidates.restore(found):
+                executor.take(name)
 
     def _after_step(self, training: Training, network: Network, observer: Observer) -> None:
         config, step = self._items[training.trainee.name].config, training.step
@@ -204,30 +238,43 @@ class Run:
             self._is_due = True
         observer.after_step(training, network)
 
-    def _after_pass(self, active: Sequence[Training], observer: Observer) -> None:
+    def _after_pass(self, executor: Executor, observer: Observer) -> None:
         self._passes += 1
         observer.after_pass(self._passes)
         if self._is_due:
-            self._save(active)
+            self._save(executor)
             self._is_due = False
 
-    def _save(self, active: Sequence[Training]) -> None:
+    def _save(self, executor: Executor) -> None:
+        candidates = self._candidates
         checkpoint = Checkpoint(
-            self._passes, [state_of(one) for one in active], self._ended, torch.get_num_threads()
+            self._passes,
+            [state_of(one) for one in executor.active],
+            self._ended,
+            torch.get_num_threads(),
+            aside=list(candidates.aside.values()) if candidates else (),
+            waiting=executor.waiting,
+            brackets=candidates.state if candidates else (),
         )
         keep = self._site.config.group.keep_checkpoints
         save_checkpoint(self._directory, checkpoint, identity=self._group.identity, keep=keep)
 
-    def _end(self, training: Training, network: Network, observer: Observer) -> None:
-        """Register an adapter that is trained; one that was frozen is kept as a file of the run."""
-        item = self._items[training.trainee.name]
+    def _end(self, training: Training, executor: Executor, network: Network, observer: Observer) -> None:
+        """Register an adapter that is trained; one that was frozen is kept as a file of the run.
+
+        A candidate's record is written each time that it is compared, and the best are registered from it.
+        """
+        name = training.trainee.name
+        item = self._items[name]
         config = item.config
         path = self._directory / f"{item.stem}.safetensors"
         write_atomically(path, weights_bytes(network.tensors(training.slot)))
         if training.error:
-            self.failed.append(TrainingError(config.name, training.step + 1, training.error))
+            self.failed.append(TrainingError(item.label, training.step + 1, training.error))
             observer.report(training, path)
-            self._finish(training, Ended(training.step, training.error), observer)
+            self._finish(name, Ended(training.step, training.error), observer)
+            if self._candidates is not None:
+                self._judge(self._candidates.leave(name), executor, observer)
             return
         measured = observer.measure_last(training, network)
         previews = observer.last_samples(training, network)
@@ -237,37 +284,85 @@ class Run:
             "final_loss": round(sum(last) / len(last), 6),
             **measured,
             "losses": [round(value, 6) for value in training.losses],
-            "group": [other.config.name for other in self._group.items],
+            "group": [other.label for other in self._group.items],
             "environment": environment(),
         }
+        if item.candidate is not None:
+            report["sweep"] = {"candidate": item.candidate.number, "values": dict(item.candidate.values)}
         documents = {
-            "config.json": config_document(config, base_identity=self._site.base.identity),
-            "data.json": item.dataset.manifest(),
-            "run.json": (json.dumps(report, sort_keys=True, indent=1) + "\n").encode(),
+            CONFIG: config_document(config, base_identity=self._site.base.identity),
+            DATA: item.dataset.manifest(),
+            RUN: (json.dumps(report, sort_keys=True, indent=1) + "\n").encode(),
         }
-        lineage = {"operation": "trained"}
-        for name, content in documents.items():
-            lineage[name.removesuffix(".json")] = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        # It tells of speed and memory, so it is no part of the lineage.
         documents[NAME] = observer.report(training, path)
+        record = Record(path, {name: content for name, content in documents.items() if content}, previews)
+        if self._candidates is None:
+            self._register(name, record, observer)
+            return
+        record.write(self._directory / item.stem)
+        observer.leave_slot(name)
+        loss = observer.last_loss(training)
+        self._judge(self._candidates.arrive(training, loss), executor, observer)
+
+    def _judge(self, verdict: Verdict | None, executor: Executor, observer: Observer) -> None:
+        """Let candidates go on, register those that are kept, and take the leave of the others."""
+        if verdict is None or self._candidates is None:
+            return
+        for name in verdict.leaves:
+            step = self._candidates.step(name)
+            self._candidates.aside.pop(name, None)
+            outcome = NOT_KEPT if verdict.is_last else STOPPED
+            self._finish(name, Ended(step, outcome=outcome), observer)
+        if not verdict.is_last:
+            for name in verdict.stays:
+                executor.enqueue(self._trainees[name])
+            return
+        for name in reversed(verdict.stays):  # the best becomes the latest version
+            stem = self._items[name].stem
+            record = Record.read(self._directory / stem, self._directory / f"{stem}.safetensors")
+            self._register(name, record, observer)
+
+    def _register(self, name: str, record: Record, observer: Observer) -> None:
+        item = self._items[name]
+        config = item.config
+        lineage = {"operation": "trained"}
+        digests: dict[str, str] = {}
+        again = self._again
+        if again is not None:
+            named = {"parent.1": again.digest, "parent.1.name": again.reference}
+            lineage = {"operation": "retrained", **named}
+        # The report tells of speed and memory, so it is no part of the lineage.
+        for document in (CONFIG, DATA, RUN):
+            digests[document] = hashlib.sha256(record.documents[document]).hexdigest()
+            lineage[document.removesuffix(".json")] = f"sha256:{digests[document]}"
+        del digests[RUN]
+        write_settings(self._directory / item.stem, config, self._site.config.base, digests=digests)
+        weights = hashlib.sha256(record.weights.read_bytes()).hexdigest()
+        if again is not None and again.files[0].sha256 == weights:
+            self._note_version(name, again)
+            self._finish(name, Ended(config.steps, version=again.number), observer)
+            return
         version = self._site.registry.add(
-            path,
+            record.weights,
             name=config.name,
             base=self._site.base.name,
             trigger_words=config.trigger_words,
             licence=config.licence,
             lineage=lineage,
-            documents={name: content for name, content in documents.items() if content},
-            previews=previews,
+            documents=record.documents,
+            previews=record.previews,
             message=f"trained for {config.steps} steps on {len(item.dataset.examples)} pictures",
             title=config.title or None,
             description=config.description or None,
             kind=config.kind,
             tags=config.tags or None,
         )
-        self.versions[config.name] = version
-        self._finish(training, Ended(training.step, version=version.number), observer)
+        self._note_version(name, version)
+        self._finish(name, Ended(config.steps, version=version.number), observer)
 
-    def _finish(self, training: Training, ended: Ended, observer: Observer) -> None:
-        self._ended[training.trainee.name] = ended
-        observer.end(training.trainee.name, ended)
+    def _note_version(self, name: str, version: Version) -> None:
+        self.versions[self._items[name].label] = version
+
+    def _finish(self, name: str, ended: Ended, observer: Observer) -> None:
+        self._ended[name] = ended
+        observer.end(name, ended)

@@ -34,6 +34,9 @@ class AdapterStatus:
         version: The version that it became; 0 for none.
         efficiency: What it costs beside full fine-tuning, as `Efficiency` has it; empty before it is trained.
         notes: What went wrong beside the training, such as a picture that could not be drawn.
+        candidate: Its number among those of its adapter in a sweep; 0 outside of one.
+        values: What it tries, by the keys of the sweep's grid.
+        outcome: Why it became no version, if the sweep's comparison said so.
     """
 
     name: str
@@ -50,11 +53,24 @@ class AdapterStatus:
     version: int = 0
     efficiency: dict[str, int] = field(default_factory=dict[str, int])
     notes: list[str] = field(default_factory=list[str])
+    candidate: int = 0
+    values: dict[str, Any] = field(default_factory=dict[str, Any])
+    outcome: str = ""
+
+    @property
+    def label(self) -> str:
+        """What it is called among those that are trained together."""
+        return f"{self.name}#{self.candidate}" if self.candidate else self.name
+
+    @property
+    def last_measured(self) -> float | None:
+        """The loss on held-out pictures that was measured last; None before it was trained."""
+        return next((loss for step, loss in reversed(self.measured) if step > 0), None)
 
     @property
     def is_over(self) -> bool:
         """Whether it is trained or frozen."""
-        return bool(self.error or self.version)
+        return bool(self.error or self.version or self.outcome)
 
     def add_measured(self, step: int, loss: float) -> bool:
         """Add a measurement, and say whether it is the best one; one of the same step is replaced."""

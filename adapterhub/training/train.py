@@ -1,10 +1,11 @@
 """Train the adapters of a config on one resident base, and register each."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 
-from adapterhub.bases.find import find_base
+from adapterhub.bases.find import Base, find_base
 from adapterhub.errors import TrainingError
 from adapterhub.training.cache import encoding_cache
 from adapterhub.training.config import TrainConfig
@@ -65,20 +66,9 @@ def train(
     base = find_base(config.base.model)
     require_trackers(config.group.trackers)
     groups = make_plan(config, base, registry=registry, resume=resume)
-    threads = torch.get_num_threads()
-    with ExitStack() as held:
-        held.callback(torch.set_num_threads, threads)
-        if config.base.threads:
-            torch.set_num_threads(config.base.threads)
-        held.enter_context(deterministic_kernels(wanted=config.group.deterministic))
-        pipeline = load_for_training(base, config.base)
-        idle = IdleParts(pipeline)
-        cache = encoding_cache(registry.home)
-        encoder = Encoder(pipeline, cache, at_hand=idle.at_hand)
-        site = Site(base, config, pipeline, idle, encoder, registry)
-        stop = held.enter_context(Stop())
-        made: dict[str, Version] = {}
-        failed: list[TrainingError] = []
+    made: dict[str, Version] = {}
+    failed: list[TrainingError] = []
+    with open_site(config, base, registry=registry) as site, Stop() as stop:
         for group in groups:
             run = Run(group, site, on_progress)
             run.train(stop, is_resumed=group.is_resumed)
@@ -87,3 +77,18 @@ def train(
     if failed:
         raise failed[0]
     return [made[adapter.name] for adapter in config.adapters]
+
+
+@contextmanager
+def open_site(config: TrainConfig, base: Base, *, registry: Registry) -> Iterator[Site]:
+    """Load the base as a config has it, with torch's settings, which are put back at the end."""
+    with ExitStack() as held:
+        held.callback(torch.set_num_threads, torch.get_num_threads())
+        if config.base.threads:
+            torch.set_num_threads(config.base.threads)
+        held.enter_context(deterministic_kernels(wanted=config.group.deterministic))
+        pipeline = load_for_training(base, config.base)
+        idle = IdleParts(pipeline)
+        cache = encoding_cache(registry.home)
+        encoder = Encoder(pipeline, cache, at_hand=idle.at_hand)
+        yield Site(base, config, pipeline, idle, encoder, registry)

@@ -44,11 +44,13 @@ from adapterhub_cli.remote import remote
 from adapterhub_cli.replay import replay
 from adapterhub_cli.resize import resize
 from adapterhub_cli.restore import restore
+from adapterhub_cli.retrain import retrain
 from adapterhub_cli.runs import runs
 from adapterhub_cli.search import search
 from adapterhub_cli.serve import serve
 from adapterhub_cli.show import show
 from adapterhub_cli.slider import slider
+from adapterhub_cli.sweep import sweep
 from adapterhub_cli.tag import tag
 from adapterhub_cli.train import train
 from adapterhub_cli.verify import verify
@@ -91,8 +93,8 @@ for command in (
     ),
     *(find_file, find_image, gc, generate, inspect, lineage, list_adapters, lock, merge, pull, push),
     *(card, describe, preview, diff, grid, slider),
-    *(admin, quickstart, remote, replay, resize, restore, runs, search, serve, show, tag, train, verify),
-    *(versions, yank, login, logout, whoami),
+    *(admin, quickstart, remote, replay, resize, restore, retrain, runs, search, serve, show, sweep),
+    *(tag, train, verify, versions, yank, login, logout, whoami),
 ):
     cli.add_command(command)
 

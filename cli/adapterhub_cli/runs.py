@@ -118,6 +118,7 @@ def show_command(run: str, as_json: bool, quiet: bool) -> None:
         )
         shown["efficiency"] = efficiency_text(Efficiency(**adapter.efficiency)) if adapter.efficiency else ""
         shown["notes"] = "; ".join(shown["notes"])
+        shown["values"] = ", ".join(f"{key} = {value}" for key, value in adapter.values.items())
         shown.pop("seconds_left")
         print_fields({name: value for name, value in shown.items() if value}, key="name")
 
@@ -151,7 +152,7 @@ def _row(status: Any, adapter: Any, directory: Path, *, as_json: bool) -> dict[s
         return {"run": status.run, **shown, "curve": curve, "age_s": age}
     return {
         "run": status.run,
-        "name": adapter.name,
+        "name": adapter.label,
         "state": _state(status, adapter),
         "step": f"{adapter.step}/{adapter.steps}",
         "loss": f"{adapter.loss:.4f}" if adapter.step else "",
@@ -177,6 +178,7 @@ def _fields(status: Any, adapter: Any, directory: Path) -> dict[str, Any]:
         "error": adapter.error,
         "efficiency": adapter.efficiency,
         "notes": list(adapter.notes),
+        **({"candidate": adapter.candidate, "values": adapter.values} if adapter.candidate else {}),
     }
 
 
@@ -184,7 +186,7 @@ def _state(status: Any, adapter: Any) -> str:
     """Return the state of one adapter: it can end before its run does."""
     if adapter.version:
         return "done"
-    return "failed" if adapter.error else status.state
+    return "failed" if adapter.error else adapter.outcome or status.state
 
 
 def _time(seconds: float) -> str:
