@@ -194,7 +194,8 @@ def load_checkpoint(run: Path, *, identity: Mapping[str, str]) -> Checkpoint:
     """Read the newest checkpoint of a run.
 
     Raises:
-        CheckpointError: There is none, it is damaged, or config, data or base are others now.
+        CheckpointError: There is none, it is damaged or of another release's format, or config, data or base
+        are others now.
     """
     found = sorted(run.glob("pass-*"))
     if not found:
@@ -202,6 +203,11 @@ def load_checkpoint(run: Path, *, identity: Mapping[str, str]) -> Checkpoint:
     path = found[-1]
     try:
         state: dict[str, Any] = json.loads((path / STATE).read_text())
+        if state["format"] != FORMAT:
+            reason = (
+                f"its format is {state['format']}, and this release reads {FORMAT}; train without --resume"
+            )
+            raise CheckpointError(path, reason)
         data = {name: (path / name).read_bytes() for name in state["sha256"]}
         recorded = dict(state["identity"])
         damaged = [
