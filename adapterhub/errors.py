@@ -39,6 +39,7 @@ AdapterHubError
 ├── CheckpointError          a checkpoint is missing, damaged, or of another run
 ├── TrainingError            training went wrong
 ├── TrainingStoppedError     a training was asked to stop, and can go on
+├── OtherProcessError        another process of a training failed, stopped or died
 ├── TrackerError             a tracker of trainings cannot be started
 ├── RunNotFoundError         there is no run of that name
 ├── RunBusyError             a run goes on in another process
@@ -626,6 +627,23 @@ class TrainingStoppedError(AdapterHubError):
     def __init__(self, run: str) -> None:
         self.run = run
         super().__init__(f"the run {run} was stopped; go on with --resume {run}, or with --resume latest")
+
+
+class OtherProcessError(AdapterHubError):
+    """What this process of a training had to do is done, and another one failed, was stopped or died.
+
+    Attributes:
+        process: Its number, from 0; -1 if it died without a word.
+        reason: What it said.
+    """
+
+    code = "process-failed"
+
+    def __init__(self, process: int, reason: str) -> None:
+        self.process = process
+        self.reason = reason
+        who = f"process {process}" if process >= 0 else "a process"
+        super().__init__(f"{who} of this training did not end well: {reason}")
 
 
 class TrackerError(AdapterHubError):

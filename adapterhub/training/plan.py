@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from adapterhub.bases.find import Base
 from adapterhub.bases.load import choose_device
@@ -70,12 +71,14 @@ class GroupPlan:
         items: In their order.
         identity: What a checkpoint must agree on to be gone on from.
         is_resumed: Whether it goes on from its checkpoint.
+        process: Who trains it, from 0.
     """
 
     run: str
     items: Sequence[AdapterPlan]
     identity: Mapping[str, str]
     is_resumed: bool
+    process: int = 0
 
 
 def file_stem(name: str) -> str:
@@ -84,7 +87,7 @@ def file_stem(name: str) -> str:
 
 
 def make_plan(
-    config: TrainConfig, base: Base, *, registry: Registry, resume: str | None = None
+    config: TrainConfig, base: Base, *, registry: Registry, resume: str | None = None, processes: int = 1
 ) -> list[GroupPlan]:
     """Read and check everything that can be without loading the base.
 
@@ -93,14 +96,17 @@ def make_plan(
         base: On what.
         registry: Where it would be registered.
         resume: A run's name, or `latest` for each group that has a checkpoint.
+        processes: How many share the adapters.
 
     Raises:
         AdapterHubError: As `read_sources` and `load_checkpoint`.
     """
     found = [_read(adapter, base) for adapter in config.adapters]
-    groups = _groups(config)
-    runs = [_run([config.adapters[n] for n in group], [found[n] for n in group], base) for group in groups]
+    groups = _groups(config, processes)
+    runs = [_run(config, found, base, group) for _, group in groups]
     names = [name for name, _ in runs]
+    if resume is not None:
+        _require_as_many(config, found, base, registry.home, resume, processes)
     if resume not in (None, "latest", *names):
         reason = f"with this config, data and base, the run is {' or '.join(names)}"
         raise CheckpointError(run_directory(registry.home, str(resume)), reason)
@@ -109,7 +115,7 @@ def make_plan(
         resumed = {name for name in names if has_checkpoint(run_directory(registry.home, name))} or {names[0]}
     device, dtype = placement(config.base)
     plans: list[GroupPlan] = []
-    for number, (group, (run, identity)) in enumerate(zip(groups, runs, strict=True)):
+    for number, ((process, group), (run, identity)) in enumerate(zip(groups, runs, strict=True)):
         steps: dict[str, int] = {}
         identity |= {"device": device, "dtype": dtype}  # the run's name is the same on all of them
         is_resumed = run in resumed
@@ -123,7 +129,7 @@ def make_plan(
                 if adapter.name.lower() in checkpoint.ended
             }
         items = [_plan(config.adapters[n], found[n], run, number, steps, registry) for n in group]
-        plans.append(GroupPlan(run, items, identity, is_resumed))
+        plans.append(GroupPlan(run, items, identity, is_resumed, process))
     return plans
 
 
@@ -137,14 +143,51 @@ def placement(config: BaseConfig) -> tuple[str, str]:
     return device, dtype if config.dtype or device == "cpu" else "bfloat16"
 
 
-def _groups(config: TrainConfig) -> list[list[int]]:
-    """Return which adapters are trained together: all LoRAs, and each of the others alone."""
-    numbers = range(len(config.adapters))
-    if config.group.executor == "sequential":
-        return [[number] for number in numbers]
-    together = [n for n in numbers if config.adapters[n].network.algorithm == "lora"]
-    alone = [[n] for n in numbers if n not in together]
-    return [*([together] if together else []), *alone]
+def shares(config: TrainConfig, processes: int) -> list[list[int]]:
+    """Return which adapters each process trains, so that all have about as much to do.
+
+    Those that show the most pictures go first, each to the process with the least; the config alone decides.
+    """
+    work = [one.steps * one.accumulation * one.batch_size for one in config.adapters]
+    taken: list[list[int]] = [[] for _ in range(processes)]
+    for number in sorted(range(len(work)), key=lambda number: -work[number]):
+        min(taken, key=lambda own: sum(work[n] for n in own)).append(number)
+    return [sorted(own) for own in taken]
+
+
+def _groups(config: TrainConfig, processes: int) -> list[tuple[int, list[int]]]:
+    """Return who trains which adapters together: all LoRAs of a process, and each of its others alone."""
+    found: list[tuple[int, list[int]]] = []
+    for process, own in enumerate(shares(config, processes)):
+        together = [n for n in own if config.adapters[n].network.algorithm == "lora"]
+        if config.group.executor == "sequential":
+            together = []
+        parts = [*([together] if together else []), *([n] for n in own if n not in together)]
+        found += [(process, part) for part in parts]
+    return found
+
+
+def _require_as_many(
+    config: TrainConfig, found: Sequence[Dataset], base: Base, home: Path, resume: str, processes: int
+) -> None:
+    """Check that a run to go on from was not begun by another number of processes: its adapters differ then.
+
+    Raises:
+        CheckpointError: It was.
+    """
+
+    def runs(count: int) -> list[str]:
+        names = [_run(config, found, base, group)[0] for _, group in _groups(config, count)]
+        return [name for name in names if has_checkpoint(run_directory(home, name))]
+
+    if runs(processes):
+        return
+    for count in range(1, len(config.adapters) + 1):
+        begun = [name for name in runs(count) if resume in ("latest", name)]
+        if begun:
+            one = "1 process" if count == 1 else f"{count} processes"
+            reason = f"it was begun by {one}, and not by {processes}; start as many"
+            raise CheckpointError(run_directory(home, begun[0]), reason)
 
 
 def _read(config: AdapterConfig, base: Base) -> Dataset:
@@ -158,8 +201,9 @@ def _read(config: AdapterConfig, base: Base) -> Dataset:
 
 
 def _run(
-    configs: Sequence[AdapterConfig], datasets: Sequence[Dataset], base: Base
+    config: TrainConfig, found: Sequence[Dataset], base: Base, group: Sequence[int]
 ) -> tuple[str, dict[str, str]]:
+    configs, datasets = [config.adapters[n] for n in group], [found[n] for n in group]
     documents = [config_document(config, base_identity=base.identity) for config in configs]
     identity = {
         "config": hashlib.sha256(b"".join(documents)).hexdigest(),

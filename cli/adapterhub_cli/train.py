@@ -72,13 +72,17 @@ def train(
         _write_starter(pictures, config, flags, as_json=as_json, quiet=quiet)
         return
 
+    from adapterhub.settings import Launch
     from adapterhub.training.train import plan
     from adapterhub.training.train import train as train_all
     from adapterhub_registry.store import Registry
 
     wanted = _config(config, flags, overrides)
     registry = Registry()
+    is_main = Launch.from_environment().is_main  # of several processes, one prints
     if only_plan:
+        if not is_main:
+            return
         plans = plan(wanted, registry=registry, resume=resume)
         for item in plans:
             notes = item.dataset.notes
@@ -102,7 +106,10 @@ def train(
         print_rows(rows, key="run", as_json=as_json, quiet=quiet)
         return
     known = {v.digest for adapter in wanted.adapters for v in registry.known_versions(adapter.name)}
-    versions = train_all(wanted, registry=registry, resume=resume, on_progress=training_progress())
+    shown = training_progress() if is_main else None
+    versions = train_all(wanted, registry=registry, resume=resume, on_progress=shown)
+    if not is_main:
+        return
     for version in versions:
         if version.digest in known:
             say(f"nothing changed: the same weights are there already as {version.reference}")

@@ -11,10 +11,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[3]
+IMPORTED = (
+    "adapterhub.training.train",
+    "adapterhub_cli.main",
+    "adapterhub_registry.store",
+    "alembic.command",
+    "alembic.ddl.sqlite",
+    "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
+    "peft",
+    "sqlalchemy.dialects.sqlite",
+    "tests.registry.steps",
+    "torch.distributed",
+)
 
 
 class Nursery:
@@ -97,10 +110,8 @@ class Child:
 
 def main() -> None:
     """Fork a process for each order on stdin, or wait for one; print its number, or how it ended."""
-    import torch.distributed  # noqa: F401
-
-    import tests.registry.steps  # noqa: F401
-
+    for name in IMPORTED:
+        import_module(name)
     for line in sys.stdin:
         order = json.loads(line)
         if isinstance(order, int):

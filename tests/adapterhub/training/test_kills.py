@@ -15,9 +15,9 @@ from tests.adapterhub.training.nursery import Nursery
 NAMES = ("me/ink", "me/wash")
 
 
-@pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    with Nursery(tmp_path) as nursery:
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with Nursery(tmp_path_factory.mktemp("nursery")) as nursery:
         yield nursery
 
 
