@@ -41,6 +41,7 @@ AdapterHubError
 ├── TrainingStoppedError     a training was asked to stop, and can go on
 ├── OtherProcessError        another process of a training failed, stopped or died
 ├── TrackerError             a tracker of trainings cannot be started
+├── ScoreModelError          a directory holds no model that scores sample pictures
 ├── RunNotFoundError         there is no run of that name
 ├── RunBusyError             a run goes on in another process
 ├── QuickstartError          the quickstart's directory cannot be used
@@ -656,6 +657,27 @@ class TrackerError(AdapterHubError):
         self.reason = reason
         super().__init__(
             f"the tracker {tracker} cannot be started: {reason}. Set it up, or leave it out of group.trackers"
+        )
+
+
+class ScoreModelError(AdapterHubError):
+    """A directory holds no model that sample pictures can be scored with.
+
+    Attributes:
+        path: The directory.
+        kind: `clip` or `dino`: the key of `validation` that names it.
+        reason: What is wrong.
+    """
+
+    code = "score-model-unfit"
+
+    def __init__(self, path: Path, kind: str, reason: str) -> None:
+        self.path = path
+        self.kind = kind
+        self.reason = reason
+        super().__init__(
+            f"validation.{kind} cannot be {path}: {reason}. Name a directory in transformers' format, with "
+            "safetensors, or leave it out"
         )
 
 

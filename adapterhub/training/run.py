@@ -34,6 +34,7 @@ from adapterhub.training.progress import Progress as Progress
 from adapterhub.training.report import NAME
 from adapterhub.training.rows import AdapterRows, Encoder
 from adapterhub.training.runs import held_run, run_directory
+from adapterhub.training.scores import ScoreModels
 from adapterhub.training.stopping import Stop
 from adapterhub.training.text import TEXT_ENCODERS, CaptionEncoder
 from adapterhub.training.weights_file import weights_bytes
@@ -56,6 +57,7 @@ class Site:
         idle: Likewise.
         encoder: Likewise.
         registry: Where versions go; runs lie in its home.
+        score_models: That sample pictures are scored with.
     """
 
     base: Base
@@ -64,6 +66,7 @@ class Site:
     idle: IdleParts
     encoder: Encoder
     registry: Registry
+    score_models: ScoreModels
 
 
 class Run:
@@ -112,6 +115,7 @@ class Run:
                 is_resumed=is_resumed,
                 passes=found.passes if found else 0,
                 drawing=self._drawing,
+                score_models=self._site.score_models,
             )
             with observer:
                 self._train(stop, found, observer)

@@ -1,7 +1,7 @@
 """What a run says of itself while it goes on: one small file, replaced as a whole."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class AdapterStatus:
         error: Why it is frozen.
         version: The version that it became; 0 for none.
         notes: What went wrong beside the training, such as a picture that could not be drawn.
+        scores: Of sample pictures: `clip_t`, `clip_i` and `dino`, each as `measured`.
     """
 
     name: str
@@ -48,6 +49,12 @@ class AdapterStatus:
     error: str = ""
     version: int = 0
     notes: list[str] = field(default_factory=list[str])
+    scores: dict[str, list[tuple[int, float]]] = field(default_factory=dict[str, list[tuple[int, float]]])
+
+    @property
+    def last_scores(self) -> dict[str, float]:
+        """The newest of each score."""
+        return {name: points[-1][1] for name, points in self.scores.items() if points}
 
     @property
     def is_over(self) -> bool:
@@ -60,6 +67,11 @@ class AdapterStatus:
         trained = [(value, at) for at, value in self.measured if at > 0]
         self.best_step = min(trained)[1] if trained else 0
         return self.best_step == step > 0
+
+    def add_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Add the scores of a step; those of the same step are replaced."""
+        for name, value in scores.items():
+            self.scores[name] = sorted({**dict(self.scores.get(name, ())), step: value}.items())
 
 
 @dataclass
@@ -102,6 +114,7 @@ class RunStatus:
             for item in adapters:
                 item.curve = list(_points(item.curve))
                 item.measured = list(_points(item.measured))
+                item.scores = {name: list(_points(points)) for name, points in item.scores.items()}
             return cls(adapters=adapters, **table)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None

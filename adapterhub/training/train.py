@@ -7,6 +7,7 @@ import torch
 from adapterhub.bases.find import find_base
 from adapterhub.errors import TrainingError
 from adapterhub.settings import Launch
+from adapterhub.training.attention import attention_kernels
 from adapterhub.training.cache import EncodingCache
 from adapterhub.training.config import TrainConfig
 from adapterhub.training.loading import IdleParts, deterministic_kernels, load_for_training
@@ -14,6 +15,7 @@ from adapterhub.training.plan import AdapterPlan, make_plan
 from adapterhub.training.processes import Processes
 from adapterhub.training.rows import Encoder
 from adapterhub.training.run import OnProgress, Run, Site
+from adapterhub.training.scores import load_score_models, require_score_models
 from adapterhub.training.stopping import Stop
 from adapterhub.training.trackers import require_trackers
 from adapterhub_registry.manifest import Version
@@ -32,6 +34,7 @@ def plan(config: TrainConfig, *, registry: Registry, resume: str | None = None) 
         AdapterHubError: As `find_base`, `read_sources` and `load_checkpoint`.
     """
     base, processes = find_base(config.base.model), Launch.from_environment().count
+    require_score_models(config)
     groups = make_plan(config, base, registry=registry, resume=resume, processes=processes)
     by_name = {item.config.name: item for group in groups for item in group.items}
     return [by_name[adapter.name] for adapter in config.adapters]
@@ -88,6 +91,7 @@ def _train_share(
     """Train what this process has to, and return the versions by name; `held` ends when all are done."""
     base = find_base(config.base.model)
     require_trackers(config.group.trackers)
+    require_score_models(config)
     processes.choose_device(config.base.device)
     plans = make_plan(config, base, registry=registry, resume=resume, processes=processes.launch.count)
     groups = [group for group in plans if group.process == processes.launch.index]
@@ -97,11 +101,14 @@ def _train_share(
     if config.base.threads:
         torch.set_num_threads(config.base.threads)
     held.enter_context(deterministic_kernels(wanted=config.group.deterministic))
+    score_models = load_score_models(config)
     pipeline = load_for_training(base, config.base)
+    device = pipeline.unet.device
+    held.enter_context(attention_kernels(device, deterministic=config.group.deterministic))
     idle = IdleParts(pipeline)
     cache = EncodingCache(registry.home / "cache" / "encodings")
     encoder = Encoder(pipeline, cache, at_hand=idle.at_hand)
-    site = Site(base, config, pipeline, idle, encoder, registry)
+    site = Site(base, config, pipeline, idle, encoder, registry, score_models)
     stop = held.enter_context(Stop(processes))
     made: dict[str, str] = {}
     failed: list[TrainingError] = []

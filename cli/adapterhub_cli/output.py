@@ -182,6 +182,7 @@ def training_line(states: Sequence[Any], width: int) -> str:
     facts = [
         f" {step}/{steps}",
         f"loss {loss / len(states):.4f}",
+        *_mean_scores(states),
         f"{steps_per_s:.3g} steps/s",
         f"{pictures_per_s:.3g} pictures/s",
         f"{_left(max(state.seconds_left for state in states))} left",
@@ -191,6 +192,16 @@ def training_line(states: Sequence[Any], width: int) -> str:
     room = min(width - columns_of(name) - columns_of(text) - 3, MOST_BAR)
     bar = f" [{'#' * round(room * step / steps):<{room}}]" if room >= LEAST_BAR else ""
     return f"{name}{bar}{text}"
+
+
+def _mean_scores(states: Sequence[Any]) -> list[str]:
+    """Return the scores of sample pictures: means over the adapters that have them."""
+    names = dict.fromkeys(name for state in states for name in state.scores)
+    means: list[str] = []
+    for name in names:
+        values = [state.scores[name] for state in states if name in state.scores]
+        means.append(f"{name.replace('_', '-')} {sum(values) / len(values):.3f}")
+    return means
 
 
 def _left(seconds: float) -> str:

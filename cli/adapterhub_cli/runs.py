@@ -73,6 +73,8 @@ def runs(context: click.Context, as_json: bool, quiet: bool) -> None:
         for status in found
         for adapter in status.adapters
     ]
+    if not as_json and not any(row["scores"] for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "scores"} for row in rows]
     print_rows(rows, key="run", as_json=as_json)
 
 
@@ -115,6 +117,11 @@ def show_command(run: str, as_json: bool, quiet: bool) -> None:
             f"{loss:.4f} at step {step}" if step else f"{loss:.4f} of the base"
             for step, loss in shown["validation_loss"]
         )
+        for name, points in shown.pop("scores").items():
+            shown[_score_name(name)] = ", ".join(
+                f"{value:.4f} at step {step}" if step else f"{value:.4f} of the base"
+                for step, value in points
+            )
         shown["notes"] = "; ".join(shown["notes"])
         shown.pop("seconds_left")
         print_fields({name: value for name, value in shown.items() if value}, key="name")
@@ -154,6 +161,9 @@ def _row(status: Any, adapter: Any, directory: Path, *, as_json: bool) -> dict[s
         "step": f"{adapter.step}/{adapter.steps}",
         "loss": f"{adapter.loss:.4f}" if adapter.step else "",
         "curve": sparkline([loss for _, loss in adapter.curve]),
+        "scores": ", ".join(
+            f"{_score_name(name)} {value:.3f}" for name, value in adapter.last_scores.items()
+        ),
         "samples": str(directory / adapter.samples) if adapter.samples else "",
         "age": age_text(time.time() - status.updated),
     }
@@ -168,6 +178,7 @@ def _fields(status: Any, adapter: Any, directory: Path) -> dict[str, Any]:
         "loss": round(adapter.loss, 6),
         "validation_loss": adapter.measured,
         "best_step": adapter.best_step,
+        "scores": adapter.scores,
         "seconds_left": round(adapter.seconds_left, 1),
         "samples": str(directory / adapter.samples) if adapter.samples else "",
         "report": str(directory / adapter.report) if adapter.report else "",
@@ -175,6 +186,10 @@ def _fields(status: Any, adapter: Any, directory: Path) -> dict[str, Any]:
         "error": adapter.error,
         "notes": list(adapter.notes),
     }
+
+
+def _score_name(name: str) -> str:
+    return name.replace("_", "-").upper()
 
 
 def _state(status: Any, adapter: Any) -> str:

@@ -104,7 +104,7 @@ def test_all_hear_of_one_that_fails_and_end_their_parts(
 def test_one_signal_stops_all_and_as_many_go_on(
     nursery: Nursery, config: Callable[..., Path], tmp_path: Path
 ) -> None:
-    home, steps = tmp_path / "home", 60
+    home, steps = tmp_path / "home", 40
     children = launch(nursery, "train", config(steps=steps), home=home)
     wait_for(lambda: len({path.parent for path in home.glob("runs/*/pass-*")}) == 2, children)
     for _ in range(2):  # launchers pass on what everybody has heard
