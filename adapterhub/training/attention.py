@@ -8,8 +8,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 HOPPER = 9
-"""The major number of its compute capability. At the shapes of training cuDNN's kernel is reported to be about
-twice as fast there as torch's first choice, and slower on Ampere and Blackwell (huggingface/transformers#48163)."""
+"""The major number of its compute capability. At the shapes of training cuDNN is reported to be faster there
+than torch's own choice, about twice, and slower on Ampere and Blackwell (huggingface/transformers#48163)."""
 CUDNN_FIRST = (
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
