@@ -182,11 +182,11 @@ def training_line(states: Sequence[Any], width: int) -> str:
     facts = [
         f" {step}/{steps}",
         f"loss {loss / len(states):.4f}",
-        *_mean_scores(states),
         f"{steps_per_s:.3g} steps/s",
         f"{pictures_per_s:.3g} pictures/s",
         f"{_left(max(state.seconds_left for state in states))} left",
         f"{max(state.memory_bytes for state in states) / 1e9:.3g} GB",
+        *_mean_scores(states),
     ]
     text = "  ".join(facts)
     room = min(width - columns_of(name) - columns_of(text) - 3, MOST_BAR)
