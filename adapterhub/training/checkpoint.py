@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -179,9 +180,12 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, identity: Mapping[str,
     except OSError as exc:
         shutil.rmtree(draft, ignore_errors=True)
         raise OutputError(target, exc.strerror or str(exc)) from exc
-    for old in [*sorted(run.glob("pass-*"))[:-keep], *run.glob(".pass-*")]:
-        if old != target:
-            shutil.rmtree(old, ignore_errors=True)
+    for old in sorted(run.glob("pass-*"))[:-keep]:
+        # Half of a checkpoint must not look like one.
+        with suppress(OSError):
+            os.replace(old, run / f".{old.name}.{uuid.uuid4().hex}")
+    for old in run.glob(".pass-*"):
+        shutil.rmtree(old, ignore_errors=True)
     return target
 
 
