@@ -180,7 +180,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, identity: Mapping[str,
     except OSError as exc:
         shutil.rmtree(draft, ignore_errors=True)
         raise OutputError(target, exc.strerror or str(exc)) from exc
-    for old in sorted(run.glob("pass-*"))[:-keep]:
+    for old in {*sorted(run.glob("pass-*"))[:-keep]} - {target}:
         # Half of a checkpoint must not look like one.
         with suppress(OSError):
             os.replace(old, run / f".{old.name}.{uuid.uuid4().hex}")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from adapterhub.bases.load import quiet_libraries
 from adapterhub.errors import ScoreModelError
 from adapterhub.training.config import TrainConfig
 from adapterhub.training.dataset import Dataset
@@ -44,11 +45,14 @@ class ScoreModel:
         local: dict[str, Any] = {"local_files_only": True}
         loader: Any = CLIPModel if kind == "clip" else AutoModel
         try:
-            self._model, found = loader.from_pretrained(
-                path, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **local
-            )
-            self._processor: Any = AutoImageProcessor.from_pretrained(path, backend="pil", **local)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, **local) if kind == "clip" else None
+            with quiet_libraries():
+                self._model, found = loader.from_pretrained(
+                    path, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **local
+                )
+                self._processor: Any = AutoImageProcessor.from_pretrained(path, backend="pil", **local)
+                self._tokenizer: Any = (
+                    AutoTokenizer.from_pretrained(path, **local) if kind == "clip" else None
+                )
         except Exception as exc:
             raise ScoreModelError(path, kind, str(exc).strip() or repr(exc)) from exc
         missing = sorted(name for name in found["missing_keys"] if not name.startswith(UNUSED))
