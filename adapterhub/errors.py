@@ -39,7 +39,9 @@ AdapterHubError
 ├── CheckpointError          a checkpoint is missing, damaged, or of another run
 ├── TrainingError            training went wrong
 ├── TrainingStoppedError     a training was asked to stop, and can go on
+├── OtherProcessError        another process of a training failed, stopped or died
 ├── TrackerError             a tracker of trainings cannot be started
+├── ScoreModelError          a directory holds no model that scores sample pictures
 ├── RunNotFoundError         there is no run of that name
 ├── RunBusyError             a run goes on in another process
 ├── QuickstartError          the quickstart's directory cannot be used
@@ -641,6 +643,23 @@ class TrainingStoppedError(AdapterHubError):
         super().__init__(f"the run {run} was stopped; go on with --resume {run}, or with --resume latest")
 
 
+class OtherProcessError(AdapterHubError):
+    """What this process of a training had to do is done, and another one failed, was stopped or died.
+
+    Attributes:
+        process: Its number, from 0; -1 if it died without a word.
+        reason: What it said.
+    """
+
+    code = "process-failed"
+
+    def __init__(self, process: int, reason: str) -> None:
+        self.process = process
+        self.reason = reason
+        who = f"process {process}" if process >= 0 else "a process"
+        super().__init__(f"{who} of this training did not end well: {reason}")
+
+
 class TrackerError(AdapterHubError):
     """A tracker of trainings cannot be started."""
 
@@ -651,6 +670,27 @@ class TrackerError(AdapterHubError):
         self.reason = reason
         super().__init__(
             f"the tracker {tracker} cannot be started: {reason}. Set it up, or leave it out of group.trackers"
+        )
+
+
+class ScoreModelError(AdapterHubError):
+    """A directory holds no model that sample pictures can be scored with.
+
+    Attributes:
+        path: The directory.
+        kind: `clip` or `dino`: the key of `validation` that names it.
+        reason: What is wrong.
+    """
+
+    code = "score-model-unfit"
+
+    def __init__(self, path: Path, kind: str, reason: str) -> None:
+        self.path = path
+        self.kind = kind
+        self.reason = reason
+        super().__init__(
+            f"validation.{kind} cannot be {path}: {reason}. Name a directory in transformers' format, with "
+            "safetensors, or leave it out"
         )
 
 

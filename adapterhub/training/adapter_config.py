@@ -115,6 +115,8 @@ class ValidationConfig:
         held_out: Part of the pictures that is never trained on, and whose loss is measured.
         loss_every: Steps between these measurements; 0 means at the end alone.
         keep_best: Keep the weights whose measured loss is the lowest, in the run's directory.
+        clip: Directory of a CLIP model that scores the sample pictures.
+        dino: Directory of a DINO model, likewise.
 
     Raises:
         ConfigError: Something in it is wrong; `problems` lists everything.
@@ -126,6 +128,8 @@ class ValidationConfig:
     held_out: float = 0.0
     loss_every: int = 0
     keep_best: bool = False
+    clip: Path | None = None
+    dino: Path | None = None
 
     def __post_init__(self) -> None:
         problems = _negative(self, "seed", "every", "loss_every")
@@ -135,6 +139,9 @@ class ValidationConfig:
             problems.append("loss_every measures held-out pictures, but held_out is 0")
         if self.keep_best and self.loss_every == 0:
             problems.append("keep_best compares measurements, but loss_every is 0")
+        for name in ("clip", "dino"):
+            if getattr(self, name) is not None and not self.prompts:
+                problems.append(f"{name} scores sample pictures, but prompts is empty")
         if problems:
             raise ConfigError("the validation", problems)
 

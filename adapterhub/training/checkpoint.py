@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -185,9 +186,12 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, identity: Mapping[str,
     except OSError as exc:
         shutil.rmtree(draft, ignore_errors=True)
         raise OutputError(target, exc.strerror or str(exc)) from exc
-    for old in [*sorted(run.glob("pass-*"))[:-keep], *run.glob(".pass-*")]:
-        if old != target:
-            shutil.rmtree(old, ignore_errors=True)
+    for old in {*sorted(run.glob("pass-*"))[:-keep]} - {target}:
+        # Half of a checkpoint must not look like one.
+        with suppress(OSError):
+            os.replace(old, run / f".{old.name}.{uuid.uuid4().hex}")
+    for old in run.glob(".pass-*"):
+        shutil.rmtree(old, ignore_errors=True)
     return target
 
 
@@ -200,7 +204,8 @@ def load_checkpoint(run: Path, *, identity: Mapping[str, str]) -> Checkpoint:
     """Read the newest checkpoint of a run.
 
     Raises:
-        CheckpointError: There is none, it is damaged, or config, data or base are others now.
+        CheckpointError: There is none, it is damaged or of another release's format, or config, data or base
+        are others now.
     """
     found = sorted(run.glob("pass-*"))
     if not found:
@@ -208,6 +213,11 @@ def load_checkpoint(run: Path, *, identity: Mapping[str, str]) -> Checkpoint:
     path = found[-1]
     try:
         state: dict[str, Any] = json.loads((path / STATE).read_text())
+        if state["format"] != FORMAT:
+            reason = (
+                f"its format is {state['format']}, and this release reads {FORMAT}; train without --resume"
+            )
+            raise CheckpointError(path, reason)
         data = {name: (path / name).read_bytes() for name in state["sha256"]}
         recorded = dict(state["identity"])
         damaged = [

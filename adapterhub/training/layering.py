@@ -64,15 +64,17 @@ def _merge_adapter(own: Mapping[str, Any], defaults: Mapping[str, Any], folder: 
             _located(_merged(data_below, item), folder) if isinstance(item, Mapping) else item
             for item in adapter["data"]
         ]
+    if isinstance(adapter.get("validation"), Mapping):
+        adapter["validation"] = _located(dict(adapter["validation"]), folder)
     return adapter
 
 
-def _located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a table of data with its paths made absolute."""
-    for key in ("path", "masks"):
-        if isinstance(data.get(key), str | Path):
-            data[key] = (folder / data[key]).resolve()
-    return data
+def _located(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a table of data, or of the validation, with its paths made absolute."""
+    for key in ("path", "masks", "clip", "dino"):
+        if isinstance(table.get(key), str | Path):
+            table[key] = (folder / table[key]).resolve()
+    return table
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from adapterhub.training.progress import OnProgress, Pace, peak_memory_bytes
 from adapterhub.training.report import NAME, Report, report_html
 from adapterhub.training.rows import Encoder, batch_order, truncated
 from adapterhub.training.samples import draw_samples, sample_files, sample_stem, write_sheet
+from adapterhub.training.scores import ScoreModels, Scorer
 from adapterhub.training.status import AdapterStatus, RunStatus, thinned
 from adapterhub.training.trackers import Trackers
 from adapterhub.training.validation import Validation
@@ -56,6 +57,7 @@ class _Watched:
     folder: Path
     pictures: float
     validation: Validation | None = None
+    scorer: Scorer | None = None
     losses: Sequence[float] = ()
 
 
@@ -75,6 +77,7 @@ class Observer:
         is_resumed: Whether the run goes on: what is there is kept, and else it is removed.
         passes: Of the run, done.
         drawing: Has the whole pipeline at hand.
+        score_models: That sample pictures are scored with, for the adapters that name them.
     """
 
     def __init__(
@@ -90,8 +93,10 @@ class Observer:
         is_resumed: bool = False,
         passes: int = 0,
         drawing: Callable[[], AbstractContextManager[None]] = nullcontext,
+        score_models: ScoreModels | None = None,
     ) -> None:
         self._drawing = drawing
+        self._score_models = score_models or {}
         self._pipeline, self._base, self._encoder = pipeline, base, encoder
         self._directory = directory
         self._are_compared = group.rules is not None and group.rules.keep > 0
@@ -105,7 +110,7 @@ class Observer:
         began = before.began if before else time.time()
         adapters = [one.status for one in self._watched.values()]
         self._status = RunStatus(group.run, "running", began, began, adapters)
-        self._written = 0.0
+        self._written, self._passes = 0.0, passes
         configs = {item.label: item.config.digest_table for item in group.items}
         self._trackers = Trackers(trackers, run=group.run, directory=directory, config=configs, passes=passes)
         self._held = ExitStack()
@@ -161,6 +166,7 @@ class Observer:
             if one.item.config.validation.every and not one.status.samples:
                 with self._noted(one, 0, "the samples could not be drawn"):
                     self._draw(one, 0)
+        self.after_pass(self._passes)
         self._pace.free_slot()
 
     def after_step(self, training: Training, network: Network) -> None:
@@ -182,7 +188,7 @@ class Observer:
         if time.monotonic() - self._written >= STATUS_S:
             self._write()
         if self._on_progress is not None:
-            self._on_progress(progress)
+            self._on_progress(replace(progress, scores=one.status.last_scores))
 
     def after_pass(self, passes: int) -> None:
         """Hand on to the trackers what the pass brought."""
@@ -311,8 +317,24 @@ class Observer:
             with Image.open(preview.path) as picture:
                 pictures.append(picture.convert("RGB"))
         self._trackers.pictures("samples", one.status.label, pictures)
+        with self._noted(one, step, "the samples could not be scored"):
+            self._score(one, step, pictures)
         self._write()
         return drawn
+
+    def _score(self, one: _Watched, step: int, pictures: Sequence[Image.Image]) -> None:
+        item, wanted = one.item, one.item.config.validation
+        models = {
+            kind: model for (kind, path), model in self._score_models.items() if getattr(wanted, kind) == path
+        }
+        if not models:
+            return
+        if one.scorer is None:
+            one.scorer = Scorer(models, wanted.prompts, item.dataset, self._device)
+        scores = one.scorer.score(pictures)
+        one.status.add_scores(step, scores)
+        for name, value in scores.items():
+            self._trackers.scalar(name, one.status.name, value)
 
     def _report(self, one: _Watched, training: Training, file: Path) -> Report:
         item, config = one.item, one.item.config
@@ -328,6 +350,7 @@ class Observer:
             losses=training.losses,
             measured=one.status.measured,
             best_step=one.status.best_step,
+            scores=one.status.scores,
             prompts=prompts,
             samples=sample_files(one.folder / SAMPLES, len(prompts)) if prompts else {},
             config=config_document(config, base_identity=self._base.identity),

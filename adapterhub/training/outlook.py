@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from adapterhub.bases.find import find_base
+from adapterhub.settings import Launch
 from adapterhub.training.caption_lengths import CaptionLength, CaptionRuler
 from adapterhub.training.config import TrainConfig
 from adapterhub.training.efficiency import size_text
 from adapterhub.training.forecast import Forecast, make_forecasts
 from adapterhub.training.plan import AdapterPlan, make_plan
+from adapterhub.training.scores import require_score_models
 from adapterhub_registry.store import Registry
 
 FEW_PICTURES = 5
@@ -57,8 +59,9 @@ def look_ahead(config: TrainConfig, *, registry: Registry, resume: str | None = 
     Raises:
         AdapterHubError: As `make_plan` and `make_forecasts`.
     """
-    base = find_base(config.base.model)
-    groups = make_plan(config, base, registry=registry, resume=resume)
+    base, processes = find_base(config.base.model), Launch.from_environment().count
+    require_score_models(config)
+    groups = make_plan(config, base, registry=registry, resume=resume, processes=processes)
     ruler = CaptionRuler(base)
     threads = torch.get_num_threads()
     try:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from adapterhub.bases.find import Base
@@ -81,6 +82,7 @@ class GroupPlan:
         identity: What a checkpoint must agree on to be gone on from.
         is_resumed: Whether it goes on from its checkpoint.
         rules: Of the sweep that it is, if it is one.
+        process: Who trains it, from 0.
     """
 
     run: str
@@ -88,6 +90,7 @@ class GroupPlan:
     identity: Mapping[str, str]
     is_resumed: bool
     rules: SweepRules | None = None
+    process: int = 0
 
 
 def file_stem(name: str) -> str:
@@ -96,7 +99,7 @@ def file_stem(name: str) -> str:
 
 
 def make_plan(
-    config: TrainConfig, base: Base, *, registry: Registry, resume: str | None = None
+    config: TrainConfig, base: Base, *, registry: Registry, resume: str | None = None, processes: int = 1
 ) -> list[GroupPlan]:
     """Read and check everything that can be without loading the base.
 
@@ -105,14 +108,17 @@ def make_plan(
         base: On what.
         registry: Where it would be registered.
         resume: A run's name, or `latest` for each group that has a checkpoint.
+        processes: How many share the adapters.
 
     Raises:
         AdapterHubError: As `read_sources` and `load_checkpoint`.
     """
     found = _read_all(config, base)
-    groups = _groups(config)
-    runs = [_run([config.adapters[n] for n in group], [found[n] for n in group], base) for group in groups]
+    groups = _groups(config, processes)
+    runs = [_run(*_chosen(config, found, group), base) for _, group in groups]
     names = [name for name, _ in runs]
+    if resume is not None:
+        _require_as_many(config, found, base, registry.home, resume, processes)
     if resume not in (None, "latest", *names):
         reason = f"with this config, data and base, the run is {' or '.join(names)}"
         raise CheckpointError(run_directory(registry.home, str(resume)), reason)
@@ -121,7 +127,7 @@ def make_plan(
         resumed = {name for name in names if has_checkpoint(run_directory(registry.home, name))} or {names[0]}
     device, dtype = placement(config.base)
     plans: list[GroupPlan] = []
-    for number, (group, (run, identity)) in enumerate(zip(groups, runs, strict=True)):
+    for number, ((process, group), (run, identity)) in enumerate(zip(groups, runs, strict=True)):
         steps: dict[str, int] = {}
         identity |= {"device": device, "dtype": dtype}  # the run's name is the same on all of them
         is_resumed = run in resumed
@@ -135,7 +141,7 @@ def make_plan(
                 if adapter.name.lower() in checkpoint.ended
             }
         items = [_plan(config.adapters[n], found[n], run, number, steps, registry) for n in group]
-        plans.append(GroupPlan(run, items, identity, is_resumed))
+        plans.append(GroupPlan(run, items, identity, is_resumed, process=process))
     return plans
 
 
@@ -178,7 +184,7 @@ def make_sweep_plan(
         replace(_plan(one.config, dataset, run, 0, {}, registry), candidate=one)
         for one, dataset in zip(config.candidates, found, strict=True)
     ]
-    return GroupPlan(run, items, identity, resume is not None, config.rules)
+    return GroupPlan(run, items, identity, resume is not None, rules=config.rules)
 
 
 def placement(config: BaseConfig) -> tuple[str, str]:
@@ -191,14 +197,57 @@ def placement(config: BaseConfig) -> tuple[str, str]:
     return device, dtype if config.dtype or device == "cpu" else "bfloat16"
 
 
-def _groups(config: TrainConfig) -> list[list[int]]:
-    """Return which adapters are trained together: all LoRAs, and each of the others alone."""
-    numbers = range(len(config.adapters))
-    if config.group.executor == "sequential":
-        return [[number] for number in numbers]
-    together = [n for n in numbers if config.adapters[n].network.algorithm == "lora"]
-    alone = [[n] for n in numbers if n not in together]
-    return [*([together] if together else []), *alone]
+def shares(config: TrainConfig, processes: int) -> list[list[int]]:
+    """Return which adapters each process trains, so that all have about as much to do.
+
+    Those that show the most pictures go first, each to the process with the least; the config alone decides.
+    """
+    work = [one.steps * one.accumulation * one.batch_size for one in config.adapters]
+    taken: list[list[int]] = [[] for _ in range(processes)]
+    for number in sorted(range(len(work)), key=lambda number: -work[number]):
+        min(taken, key=lambda own: sum(work[n] for n in own)).append(number)
+    return [sorted(own) for own in taken]
+
+
+def _groups(config: TrainConfig, processes: int) -> list[tuple[int, list[int]]]:
+    """Return who trains which adapters together: all LoRAs of a process, and each of its others alone."""
+    found: list[tuple[int, list[int]]] = []
+    for process, own in enumerate(shares(config, processes)):
+        together = [n for n in own if config.adapters[n].network.algorithm == "lora"]
+        if config.group.executor == "sequential":
+            together = []
+        parts = [*([together] if together else []), *([n] for n in own if n not in together)]
+        found += [(process, part) for part in parts]
+    return found
+
+
+def _require_as_many(
+    config: TrainConfig, found: Sequence[Dataset], base: Base, home: Path, resume: str, processes: int
+) -> None:
+    """Check that a run to go on from was not begun by another number of processes: its adapters differ then.
+
+    Raises:
+        CheckpointError: It was.
+    """
+
+    def runs(count: int) -> list[str]:
+        names = [_run(*_chosen(config, found, group), base)[0] for _, group in _groups(config, count)]
+        return [name for name in names if has_checkpoint(run_directory(home, name))]
+
+    if runs(processes):
+        return
+    for count in range(1, len(config.adapters) + 1):
+        begun = [name for name in runs(count) if resume in ("latest", name)]
+        if begun:
+            one = "1 process" if count == 1 else f"{count} processes"
+            reason = f"it was begun by {one}, and not by {processes}; start as many"
+            raise CheckpointError(run_directory(home, begun[0]), reason)
+
+
+def _chosen(
+    config: TrainConfig, found: Sequence[Dataset], group: Sequence[int]
+) -> tuple[list[AdapterConfig], list[Dataset]]:
+    return [config.adapters[n] for n in group], [found[n] for n in group]
 
 
 def _read_all(config: TrainConfig, base: Base) -> list[Dataset]:

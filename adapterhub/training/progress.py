@@ -1,9 +1,9 @@
 """How far a training is, and how fast: read off clocks and counters that are there anyway."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -29,6 +29,7 @@ class Progress:
         steps_per_s: Its optimizer steps a second, since it began or went on, without measuring and drawing.
         pictures_per_s: Likewise.
         memory_bytes: Of the process: on the device, or in the computer's memory where that is the device.
+        scores: The newest ones of its sample pictures; see `adapterhub.training.scores`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Progress:
     steps_per_s: float
     pictures_per_s: float
     memory_bytes: int
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 OnProgress = Callable[[Progress], None]

@@ -22,6 +22,7 @@ LINE = 300
 SIDE = 256
 """Of the pictures in it, in pixels at most."""
 QUALITY = 85
+SCORES = {"clip_t": "CLIP-T", "clip_i": "CLIP-I", "dino": "DINO"}
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d2430; --soft: #5b6472; --line: #dde1e7;
@@ -65,6 +66,7 @@ class Report:
         losses: Of each step.
         measured: (step, loss on held-out pictures); step 0 is the base alone.
         best_step: Whose measured loss is the lowest; 0 for none.
+        scores: Of the sample pictures; see `adapterhub.training.scores`.
         prompts: Of the sample pictures.
         samples: Pictures by step, one a prompt.
         config: The document that decides the weights.
@@ -83,6 +85,7 @@ class Report:
     losses: Sequence[float]
     measured: Points
     best_step: int
+    scores: Mapping[str, Points]
     prompts: Sequence[str]
     samples: Mapping[int, Sequence[Path]]
     config: bytes
@@ -116,6 +119,7 @@ def report_html(report: Report) -> bytes:
         "".join(["<div class=tiles>", *(_tile(*tile) for tile in tiles.items()), "</div>"]),
         _losses(report),
         _samples(report),
+        _scores(report.scores),
         _efficiency(report.efficiency),
         _data(report),
         _section("Notes", _list(report.notes)) if report.notes else "",
@@ -160,6 +164,28 @@ def _samples(report: Report) -> str:
     ]
     table = f"<table class=samples><tr><th></th>{heads}</tr>{''.join(rows)}</table>"
     return _section("Samples", f"<div class=scroll>{table}</div>")
+
+
+def _scores(scores: Mapping[str, Points]) -> str:
+    if not scores:
+        return ""
+    steps = sorted({step for points in scores.values() for step, _ in points})
+    heads = "".join(f"<th class=number>{SCORES[name]}</th>" for name in scores)
+    rows = [
+        f"<tr><th>{f'step {step}' if step else 'base'}</th>"
+        + "".join(f"<td class=number>{_number(dict(points).get(step))}</td>" for points in scores.values())
+        + "</tr>"
+        for step in steps
+    ]
+    said = (
+        "<p class=soft>Mean cosines of embeddings: CLIP-T of samples and their prompts, CLIP-I and DINO of "
+        "samples and real pictures of this adapter.</p>"
+    )
+    return _section("Scores", f"<table><tr><th></th>{heads}</tr>{''.join(rows)}</table>{said}")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def picture_html(path: Path, told: str) -> str:

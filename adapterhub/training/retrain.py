@@ -10,10 +10,12 @@ from typing import Any
 
 from adapterhub.bases.find import Base, find_base, list_bases
 from adapterhub.errors import ConfigError, RetrainError
+from adapterhub.settings import Launch
 from adapterhub.training.config import TrainConfig, config_document
 from adapterhub.training.environment import environment
 from adapterhub.training.overrides import set_values
 from adapterhub.training.plan import GroupPlan, make_plan
+from adapterhub.training.processes import Processes
 from adapterhub.training.record import CONFIG, DATA, RUN
 from adapterhub.training.run import OnProgress, Run
 from adapterhub.training.settings_file import read_settings
@@ -133,7 +135,7 @@ def retrain(
     """
     plan = plan_retrain(reference, registry=registry, overrides=overrides, data=data, resume=resume)
     base = find_base(plan.config.base.model)
-    with open_site(plan.config, base, registry=registry) as site, Stop() as stop:
+    with open_site(plan.config, base, registry=registry) as site, Stop(Processes(Launch())) as stop:
         run = Run(plan.group, site, on_progress, again=plan.version)
         run.train(stop, is_resumed=plan.group.is_resumed)
     if run.failed:

@@ -37,6 +37,7 @@ from adapterhub.training.record import CONFIG, DATA, RUN, Record
 from adapterhub.training.report import NAME
 from adapterhub.training.rows import AdapterRows, Encoder
 from adapterhub.training.runs import held_run, run_directory
+from adapterhub.training.scores import ScoreModels
 from adapterhub.training.settings_file import write_settings
 from adapterhub.training.stopping import Stop
 from adapterhub.training.text import TEXT_ENCODERS, CaptionEncoder
@@ -60,6 +61,7 @@ class Site:
         idle: Likewise.
         encoder: Likewise.
         registry: Where versions go; runs lie in its home.
+        score_models: That sample pictures are scored with.
     """
 
     base: Base
@@ -68,6 +70,7 @@ class Site:
     idle: IdleParts
     encoder: Encoder
     registry: Registry
+    score_models: ScoreModels
 
 
 class Run:
@@ -127,6 +130,7 @@ class Run:
                 is_resumed=is_resumed,
                 passes=found.passes if found else 0,
                 drawing=self._drawing,
+                score_models=self._site.score_models,
             )
             with observer:
                 self._train(stop, found, observer)

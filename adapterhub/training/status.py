@@ -1,7 +1,7 @@
 """What a run says of itself while it goes on: one small file, replaced as a whole."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class AdapterStatus:
         candidate: Its number among those of its adapter in a sweep; 0 outside of one.
         values: What it tries, by the keys of the sweep's grid.
         outcome: Why it became no version, if the sweep's comparison said so.
+        scores: Of sample pictures: `clip_t`, `clip_i` and `dino`, each as `measured`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class AdapterStatus:
     candidate: int = 0
     values: dict[str, Any] = field(default_factory=dict[str, Any])
     outcome: str = ""
+    scores: dict[str, list[tuple[int, float]]] = field(default_factory=dict[str, list[tuple[int, float]]])
 
     @property
     def label(self) -> str:
@@ -68,6 +70,11 @@ class AdapterStatus:
         return next((loss for step, loss in reversed(self.measured) if step > 0), None)
 
     @property
+    def last_scores(self) -> dict[str, float]:
+        """The newest of each score."""
+        return {name: points[-1][1] for name, points in self.scores.items() if points}
+
+    @property
     def is_over(self) -> bool:
         """Whether it is trained or frozen."""
         return bool(self.error or self.version or self.outcome)
@@ -78,6 +85,11 @@ class AdapterStatus:
         trained = [(value, at) for at, value in self.measured if at > 0]
         self.best_step = min(trained)[1] if trained else 0
         return self.best_step == step > 0
+
+    def add_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Add the scores of a step; those of the same step are replaced."""
+        for name, value in scores.items():
+            self.scores[name] = sorted({**dict(self.scores.get(name, ())), step: value}.items())
 
 
 @dataclass
@@ -120,6 +132,7 @@ class RunStatus:
             for item in adapters:
                 item.curve = list(_points(item.curve))
                 item.measured = list(_points(item.measured))
+                item.scores = {name: list(_points(points)) for name, points in item.scores.items()}
             return cls(adapters=adapters, **table)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None

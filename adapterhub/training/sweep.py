@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.bases.find import find_base
+from adapterhub.settings import Launch
 from adapterhub.training.plan import GroupPlan, make_sweep_plan
+from adapterhub.training.processes import Processes
 from adapterhub.training.run import OnProgress, Run
 from adapterhub.training.runs import find_run, run_directory
+from adapterhub.training.scores import require_score_models
 from adapterhub.training.status import AdapterStatus
 from adapterhub.training.stopping import Stop
 from adapterhub.training.sweep_config import SweepConfig
@@ -97,8 +100,9 @@ def sweep(
     """
     base = find_base(config.train.base.model)
     require_trackers(config.train.group.trackers)
+    require_score_models(config.train)
     group = make_sweep_plan(config, base, registry=registry, resume=resume)
-    with open_site(config.train, base, registry=registry) as site, Stop() as stop:
+    with open_site(config.train, base, registry=registry) as site, Stop(Processes(Launch())) as stop:
         run = Run(group, site, on_progress)
         run.train(stop, is_resumed=group.is_resumed)
     directory = run_directory(registry.home, group.run)

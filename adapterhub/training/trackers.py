@@ -98,6 +98,7 @@ class Trackers:
             PartialState()  # its trackers ask it who they are
             for name in self._names:
                 tracker = LOGGER_TYPE_TO_CLASS[name](**self._settings(name))
+                tracker.main_process_only = False  # each process has runs of its own
                 try:
                     with redirect_stdout(sys.stderr):  # what commands print there is data
                         tracker.start()

@@ -7,12 +7,16 @@ import torch
 
 from adapterhub.bases.find import Base, find_base
 from adapterhub.errors import TrainingError
+from adapterhub.settings import Launch
+from adapterhub.training.attention import attention_kernels
 from adapterhub.training.cache import encoding_cache
 from adapterhub.training.config import TrainConfig
 from adapterhub.training.loading import IdleParts, deterministic_kernels, load_for_training
 from adapterhub.training.plan import AdapterPlan, make_plan
+from adapterhub.training.processes import Processes
 from adapterhub.training.rows import Encoder
 from adapterhub.training.run import OnProgress, Run, Site
+from adapterhub.training.scores import load_score_models, require_score_models
 from adapterhub.training.stopping import Stop
 from adapterhub.training.trackers import require_trackers
 from adapterhub_registry.manifest import Version
@@ -30,7 +34,9 @@ def plan(config: TrainConfig, *, registry: Registry, resume: str | None = None) 
     Raises:
         AdapterHubError: As `find_base`, `read_sources` and `load_checkpoint`.
     """
-    groups = make_plan(config, find_base(config.base.model), registry=registry, resume=resume)
+    base, processes = find_base(config.base.model), Launch.from_environment().count
+    require_score_models(config)
+    groups = make_plan(config, base, registry=registry, resume=resume, processes=processes)
     by_name = {item.config.name: item for group in groups for item in group.items}
     return [by_name[adapter.name] for adapter in config.adapters]
 
@@ -50,6 +56,9 @@ def train(
 
     SIGINT and SIGTERM end it after the step that is under way, with a checkpoint.
 
+    Under `torchrun` or `accelerate launch` the processes share the adapters, and each of them returns, or
+    raises, when all are done.
+
     Args:
         config: What to train.
         registry: Where versions go; runs and caches lie in its home.
@@ -61,22 +70,46 @@ def train(
 
     Raises:
         AdapterHubError: As `plan`; `TrainingPictureError` if a picture has changed since then;
-        `TrainingError` if a loss is no number, after all others are trained; `TrainingStoppedError`.
+        `TrainingError` if a loss is no number, after all others are trained; `TrainingStoppedError`;
+        `OtherProcessError` if that is so in another process alone.
     """
+    processes = Processes(Launch.from_environment())
+    with ExitStack() as held:
+        made = processes.join_parts(
+            lambda: _train_share(held, processes, config, registry, resume, on_progress)
+        )
+    return [registry.resolve(made[adapter.name]) for adapter in config.adapters]
+
+
+def _train_share(
+    held: ExitStack,
+    processes: Processes,
+    config: TrainConfig,
+    registry: Registry,
+    resume: str | None,
+    on_progress: OnProgress | None,
+) -> dict[str, str]:
+    """Train what this process has to, and return the versions by name; `held` ends when all are done."""
     base = find_base(config.base.model)
     require_trackers(config.group.trackers)
-    groups = make_plan(config, base, registry=registry, resume=resume)
-    made: dict[str, Version] = {}
+    require_score_models(config)
+    processes.choose_device(config.base.device)
+    plans = make_plan(config, base, registry=registry, resume=resume, processes=processes.launch.count)
+    groups = [group for group in plans if group.process == processes.launch.index]
+    if not groups:
+        return {}
+    site = held.enter_context(open_site(config, base, registry=registry))
+    stop = held.enter_context(Stop(processes))
+    made: dict[str, str] = {}
     failed: list[TrainingError] = []
-    with open_site(config, base, registry=registry) as site, Stop() as stop:
-        for group in groups:
-            run = Run(group, site, on_progress)
-            run.train(stop, is_resumed=group.is_resumed)
-            made |= run.versions
-            failed += run.failed
+    for group in groups:
+        run = Run(group, site, on_progress)
+        run.train(stop, is_resumed=group.is_resumed)
+        made |= {name: version.reference for name, version in run.versions.items()}
+        failed += run.failed
     if failed:
         raise failed[0]
-    return [made[adapter.name] for adapter in config.adapters]
+    return made
 
 
 @contextmanager
@@ -87,8 +120,10 @@ def open_site(config: TrainConfig, base: Base, *, registry: Registry) -> Iterato
         if config.base.threads:
             torch.set_num_threads(config.base.threads)
         held.enter_context(deterministic_kernels(wanted=config.group.deterministic))
+        score_models = load_score_models(config)
         pipeline = load_for_training(base, config.base)
+        device = pipeline.unet.device
+        held.enter_context(attention_kernels(device, deterministic=config.group.deterministic))
         idle = IdleParts(pipeline)
-        cache = encoding_cache(registry.home)
-        encoder = Encoder(pipeline, cache, at_hand=idle.at_hand)
-        yield Site(base, config, pipeline, idle, encoder, registry)
+        encoder = Encoder(pipeline, encoding_cache(registry.home), at_hand=idle.at_hand)
+        yield Site(base, config, pipeline, idle, encoder, registry, score_models)

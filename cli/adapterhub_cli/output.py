@@ -186,11 +186,22 @@ def training_line(states: Sequence[Any], width: int) -> str:
         f"{pictures_per_s:.3g} pictures/s",
         f"{time_text(max(state.seconds_left for state in states))} left",
         f"{max(state.memory_bytes for state in states) / 1e9:.3g} GB",
+        *_mean_scores(states),
     ]
     text = "  ".join(facts)
     room = min(width - columns_of(name) - columns_of(text) - 3, MOST_BAR)
     bar = f" [{'#' * round(room * step / steps):<{room}}]" if room >= LEAST_BAR else ""
     return f"{name}{bar}{text}"
+
+
+def _mean_scores(states: Sequence[Any]) -> list[str]:
+    """Return the scores of sample pictures: means over the adapters that have them."""
+    names = dict.fromkeys(name for state in states for name in state.scores)
+    means: list[str] = []
+    for name in names:
+        values = [state.scores[name] for state in states if name in state.scores]
+        means.append(f"{name.replace('_', '-')} {sum(values) / len(values):.3f}")
+    return means
 
 
 def efficiency_text(cost: Any) -> str:

@@ -73,6 +73,8 @@ def runs(context: click.Context, as_json: bool, quiet: bool) -> None:
         for status in found
         for adapter in status.adapters
     ]
+    if not as_json and not any(row["scores"] for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "scores"} for row in rows]
     print_rows(rows, key="run", as_json=as_json)
 
 
@@ -117,6 +119,11 @@ def show_command(run: str, as_json: bool, quiet: bool) -> None:
             for step, loss in shown["validation_loss"]
         )
         shown["efficiency"] = efficiency_text(Efficiency(**adapter.efficiency)) if adapter.efficiency else ""
+        for name, points in shown.pop("scores").items():
+            shown[_score_name(name)] = ", ".join(
+                f"{value:.4f} at step {step}" if step else f"{value:.4f} of the base"
+                for step, value in points
+            )
         shown["notes"] = "; ".join(shown["notes"])
         shown["values"] = ", ".join(f"{key} = {value}" for key, value in adapter.values.items())
         shown.pop("seconds_left")
@@ -157,6 +164,9 @@ def _row(status: Any, adapter: Any, directory: Path, *, as_json: bool) -> dict[s
         "step": f"{adapter.step}/{adapter.steps}",
         "loss": f"{adapter.loss:.4f}" if adapter.step else "",
         "curve": sparkline([loss for _, loss in adapter.curve]),
+        "scores": ", ".join(
+            f"{_score_name(name)} {value:.3f}" for name, value in adapter.last_scores.items()
+        ),
         "samples": str(directory / adapter.samples) if adapter.samples else "",
         "age": age_text(time.time() - status.updated),
     }
@@ -171,6 +181,7 @@ def _fields(status: Any, adapter: Any, directory: Path) -> dict[str, Any]:
         "loss": round(adapter.loss, 6),
         "validation_loss": adapter.measured,
         "best_step": adapter.best_step,
+        "scores": adapter.scores,
         "seconds_left": round(adapter.seconds_left, 1),
         "samples": str(directory / adapter.samples) if adapter.samples else "",
         "report": str(directory / adapter.report) if adapter.report else "",
@@ -180,6 +191,10 @@ def _fields(status: Any, adapter: Any, directory: Path) -> dict[str, Any]:
         "notes": list(adapter.notes),
         **({"candidate": adapter.candidate, "values": adapter.values} if adapter.candidate else {}),
     }
+
+
+def _score_name(name: str) -> str:
+    return name.replace("_", "-").upper()
 
 
 def _state(status: Any, adapter: Any) -> str:

@@ -73,16 +73,22 @@ def train(
         _write_starter(pictures, config, flags, as_json=as_json, quiet=quiet)
         return
 
+    from adapterhub.settings import Launch
     from adapterhub.training.train import train as train_all
     from adapterhub_registry.store import Registry
 
     wanted = _config(config, flags, overrides)
     registry = Registry()
+    is_main = Launch.from_environment().is_main  # of several processes, one prints
     if only_plan:
-        print_plan(wanted, registry, resume=resume, as_json=as_json, quiet=quiet)
+        if is_main:
+            print_plan(wanted, registry, resume=resume, as_json=as_json, quiet=quiet)
         return
     known = {v.digest for adapter in wanted.adapters for v in registry.known_versions(adapter.name)}
-    versions = train_all(wanted, registry=registry, resume=resume, on_progress=training_progress())
+    shown = training_progress() if is_main else None
+    versions = train_all(wanted, registry=registry, resume=resume, on_progress=shown)
+    if not is_main:
+        return
     for version in versions:
         if version.digest in known:
             say(f"nothing changed: the same weights are there already as {version.reference}")

@@ -2,11 +2,6 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,46 +153,6 @@ def test_trained_files_load_in_stock_diffusers_and_compose_the_same(pictures: Pi
     assert (composed - base).abs().max() > 0.01
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from adapterhub.training.config import TrainConfig
-from adapterhub.training.train import train
-from adapterhub_registry.store import Registry
-train(TrainConfig.from_toml(sys.argv[1]), registry=Registry(Path(sys.argv[2])), resume=sys.argv[3] or None)
-"""
-
-
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(pictures: Pictures, tmp_path: Path) -> None:
-    folder = pictures()
-    file = tmp_path / "config.toml"
-    file.write_text(
-        f'base.model = "mini"\nbase.device = "cpu"\n[[adapters]]\nname = "me/ink"\ndata = "{folder}"\n'
-        "steps = 60\nbatch_size = 2\nnetwork.rank = 4\nsave_every = 5\n"
-    )
-    whole = Registry(tmp_path / "whole")
-    train(TrainConfig.from_toml(file), registry=whole)
-
-    killed = Registry(tmp_path / "killed")
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, file, killed.home, ""], env=os.environ)
-    deadline = time.monotonic() + 120
-    while (
-        not list(killed.home.glob("runs/*/pass-*")) and process.poll() is None and time.monotonic() < deadline
-    ):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert killed.list() == []
-    assert [status.state for status in find_runs(killed.home)] == ["stopped"]
-    (item,) = plan(TrainConfig.from_toml(file), registry=killed, resume="latest")
-    assert 0 < item.resumes_at < 60
-    (version,) = train(TrainConfig.from_toml(file), registry=killed, resume=item.run)
-    assert version.digest == whole.resolve("me/ink").digest
-    assert weights_of(killed) == weights_of(whole)
-
-
 def test_a_checkpoint_of_another_config_or_a_damaged_one_is_refused(pictures: Pictures, home: Path) -> None:
     registry = Registry(home)
     folder = pictures()
@@ -215,6 +170,10 @@ def test_a_checkpoint_of_another_config_or_a_damaged_one_is_refused(pictures: Pi
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="is damaged"):
+        plan(config(folder), registry=registry, resume="latest")
+    state = path.with_name("state.json")
+    state.write_text(state.read_text().replace('"format": 2', '"format": 99'))
+    with pytest.raises(CheckpointError, match="its format is 99, and this release reads 2"):
         plan(config(folder), registry=registry, resume="latest")
 
 

@@ -1,0 +1,112 @@
+"""The processes that a launcher starts for one training: each trains some of the adapters, alone."""
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.distributed import distributed_c10d
+
+from adapterhub.errors import DeviceError, OtherProcessError
+from adapterhub.settings import Launch
+
+ASK_S = 0.2
+"""Between two looks at whether another process was asked to stop."""
+PATIENCE = timedelta(days=365)
+"""A process that is done waits for the others; one that dies is noticed at once."""
+STOP = "adapterhub-stop"
+
+
+class Processes:
+    """All processes of this launch, that talk when they begin and when they end; one alone needs nobody.
+
+    Nothing is sent while adapters are trained, but for the wish to stop. Any backend would do for that, so
+    it is gloo on every device.
+
+    Args:
+        launch: Which one this is.
+
+    Raises:
+        OtherProcessError: The others cannot be reached.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+        self._store: Any = None
+        self._looked = 0.0
+        self._is_told = False
+        if launch.count == 1:
+            return
+        try:
+            if not distributed.is_initialized():
+                distributed.init_process_group("gloo", timeout=PATIENCE)
+            self._store = distributed_c10d._get_default_store()
+        except (RuntimeError, ValueError) as exc:
+            raise OtherProcessError(-1, f"the others cannot be reached ({exc})") from exc
+
+    def choose_device(self, device: str) -> None:
+        """Take the GPU that has this process's number on this machine, if it is to be a GPU.
+
+        Args:
+            device: As a config names it; one with a number is taken as it is.
+
+        Raises:
+            DeviceError: There are fewer GPUs.
+        """
+        if self.launch.count == 1 or device not in ("", "cuda") or not torch.cuda.is_available():
+            return
+        number, count = self.launch.local_index, torch.cuda.device_count()
+        if number >= count:
+            rule = f"this machine has {count} of them; start at most {count} processes on it"
+            raise DeviceError("the GPU of a process", number, rule)
+        torch.cuda.set_device(number)
+
+    def stop_all(self) -> None:
+        """Ask all processes to stop."""
+        if self._store is not None and not self._is_told:
+            self._store.set(STOP, "1")
+            self._is_told = True
+
+    def is_stop_asked(self) -> bool:
+        """Return whether any process was asked to stop; they are asked seldom."""
+        now = time.monotonic()
+        if self._store is None or now - self._looked < ASK_S:
+            return False
+        self._looked = now
+        return self._store.check([STOP])
+
+    def join_parts(self, work: Callable[[], Mapping[str, str]]) -> dict[str, str]:
+        """Do this process's part, wait for all, and return the parts of all.
+
+        Args:
+            work: The part; it must not talk with the others.
+
+        Raises:
+            BaseException: What `work` raises; the others hear of it, and end their parts first.
+            OtherProcessError: Another process failed, stopped or died.
+        """
+        if self.launch.count == 1:
+            return dict(work())
+        try:
+            part = dict(work())
+        except BaseException as exc:
+            self._gather({}, str(exc) or repr(exc))
+            raise
+        parts: dict[str, str] = {}
+        for number, (other, error) in enumerate(self._gather(part, "")):
+            if error:
+                raise OtherProcessError(number, error)
+            parts |= other
+        return parts
+
+    def _gather(self, part: Mapping[str, str], error: str) -> list[tuple[Mapping[str, str], str]]:
+        found: list[Any] = [None] * self.launch.count
+        try:
+            distributed.all_gather_object(found, (part, error))
+        except RuntimeError as exc:
+            if error:  # this process's own error says more
+                return []
+            raise OtherProcessError(-1, "it died before it was done") from exc
+        return found

@@ -1,0 +1,154 @@
+"""Several processes share the adapters of one config: each trains its own, and all hear of all."""
+
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from adapterhub.settings import Launch
+from adapterhub.training.config import TrainConfig
+from adapterhub.training.plan import shares
+from adapterhub.training.runs import find_runs
+from adapterhub_registry.store import Registry
+from tests.adapterhub.training.nursery import Child, Nursery
+
+TABLE = """
+base.model = "mini"
+base.device = "cpu"
+[defaults]
+data = "{folder}"
+batch_size = 1
+network.rank = 2
+save_every = {save_every}
+[[adapters]]
+name = "me/ink"
+steps = {steps}
+[[adapters]]
+name = "me/wash"
+steps = {steps}
+optimizer.learning_rate = {rate}
+"""
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with Nursery(tmp_path_factory.mktemp("nursery")) as nursery:
+        yield nursery
+
+
+@pytest.fixture
+def config(pictures: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    folder = pictures()
+
+    def write(steps: int = 3, rate: float = 1e-3, save_every: int = 1) -> Path:
+        file = tmp_path / "config.toml"
+        file.write_text(TABLE.format(folder=folder, steps=steps, rate=rate, save_every=save_every))
+        return file
+
+    return write
+
+
+def launch(nursery: Nursery, *words: object, home: Path) -> list[Child]:
+    """Start two processes as a launcher does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        nursery.start(*words, home=home, environment={**told, "RANK": str(number), "LOCAL_RANK": str(number)})
+        for number in range(2)
+    ]
+
+
+def weights(home: Path, name: str) -> bytes:
+    registry = Registry(home)
+    return registry.read(registry.resolve(name).files[0].sha256)
+
+
+def wait_for(found: Callable[[], object], children: list[Child]) -> None:
+    deadline = time.monotonic() + 120
+    while not found() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert found(), [child.err.read_text() for child in children]
+
+
+def test_two_processes_train_what_each_adapter_becomes_alone(
+    nursery: Nursery, config: Callable[..., Path], tmp_path: Path
+) -> None:
+    home = tmp_path / "both"
+    children = launch(nursery, "train", config(), home=home)
+    assert [child.wait() for child in children] == [0, 0]
+    assert [child.out.read_text().count("@1") for child in children] == [2, 0]
+    assert sorted(run.run.rsplit("-", 1)[0] for run in find_runs(home)) == ["me--ink", "me--wash"]
+    alone = tmp_path / "alone"
+    nursery.start("train", config(), "--set", "group.executor=sequential", home=alone).wait()
+    for name in ("me/ink", "me/wash"):
+        assert weights(home, name) == weights(alone, name)
+
+
+def test_all_hear_of_one_that_fails_and_end_their_parts(
+    nursery: Nursery, config: Callable[..., Path], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    children = launch(nursery, "train", config(steps=6, rate=1e30), home=home)
+    assert [child.wait(1) for child in children] == [1, 1]
+    main, other = (child.err.read_text() for child in children)
+    assert "error: process 1 of this training did not end well: training me/wash failed at step" in main
+    assert other.startswith("error: training me/wash failed at step")
+    assert [found.name for found in Registry(home).list()] == ["me/ink"]
+
+
+def test_one_signal_stops_all_and_as_many_go_on(
+    nursery: Nursery, config: Callable[..., Path], tmp_path: Path
+) -> None:
+    home, steps = tmp_path / "home", 40
+    children = launch(nursery, "train", config(steps=steps), home=home)
+    wait_for(lambda: len({path.parent for path in home.glob("runs/*/pass-*")}) == 2, children)
+    for _ in range(2):  # launchers pass on what everybody has heard
+        children[1].kill(signal.SIGINT)
+    assert [child.wait(1) for child in children] == [1, 1]
+    for child in children:
+        assert "go on with --resume" in child.err.read_text()
+    assert [run.state for run in find_runs(home)] == ["stopped", "stopped"]
+
+    alone = nursery.start("train", config(steps=steps), "--resume", "latest", home=home)
+    alone.wait(1)
+    assert "it was begun by 2 processes, and not by 1; start as many" in alone.err.read_text()
+    assert Registry(home).list() == []
+
+    children = launch(nursery, "train", config(steps=steps), "--resume", "latest", home=home)
+    assert [child.wait() for child in children] == [0, 0]
+    whole = tmp_path / "whole"
+    nursery.start("train", config(steps=steps), "--set", "group.executor=sequential", home=whole).wait()
+    assert weights(home, "me/wash") == weights(whole, "me/wash")
+
+
+def test_a_process_that_dies_is_told_by_the_others(
+    nursery: Nursery, config: Callable[..., Path], tmp_path: Path
+) -> None:
+    children = launch(nursery, "train", config(), home=tmp_path / "home")
+    wait_for(lambda: list((tmp_path / "home").glob("runs/me--wash*")), children)
+    children[1].kill()
+    children[1].wait(-signal.SIGKILL)
+    children[0].wait(1)
+    assert "a process of this training did not end well: it died" in children[0].err.read_text()
+
+
+def test_adapters_are_shared_by_how_much_there_is_to_do(config: Callable[..., Path]) -> None:
+    wanted = TrainConfig.from_toml(config(), overrides=["adapters.me/wash.steps=4"])
+    assert shares(wanted, 1) == [[0, 1]]
+    assert shares(wanted, 2) == [[1], [0]]
+    assert shares(wanted, 3) == [[1], [0], []]
+
+
+def test_a_launch_is_read_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "2")
+    assert Launch.from_environment() == Launch()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert Launch.from_environment() == Launch(2, 4, 1)
+    assert not Launch.from_environment().is_main
