@@ -126,12 +126,14 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
     _count(site, request, f"user {caller.name}" if caller.name else address)
     call = Call(site, request, caller)
     request.state.caller = call.caller.name
-    if rule.role != "public" and rule.where != "address" and not call.caller.name:
+    if rule.role != "public" and rule.where not in ("address", "draft") and not call.caller.name:
         raise RefusalError(401, "this needs a token; set HF_TOKEN", headers={"WWW-Authenticate": "Bearer"})
-    if rule.where == "address":
+    if rule.where in ("address", "draft"):
         name = f"{call.part('namespace')}/{call.part('name')}"
         with site.registry.database.snapshot() as read:
-            call = replace(call, adapter=find_hosted(read, call.caller, name, request))
+            call = replace(
+                call, adapter=find_hosted(read, call.caller, name, request, drafts=rule.where == "draft")
+            )
         require(call.caller, rule.role, call.hosted.namespace, is_public=call.hosted.is_public)
     return call
 
