@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
@@ -12,6 +13,9 @@ from adapterhub_registry.blobs import DirectoryBlobs
 from adapterhub_registry.server.errors import RefusalError
 
 MAX_BODY = 4 << 20
+MAX_BODY_OF_STRANGERS = 1 << 20
+LARGE = 64 << 10
+"""From here on, JSON may unfold to so much memory that few at a time are read."""
 PIECE = 1 << 20
 """So much is worth a thread's while."""
 Result = TypeVar("Result")
@@ -95,9 +99,14 @@ async def store_body(
         await run_in_threadpool(partial(reception.keep, expected=expected, source=source))
 
 
-async def in_thread(function: Callable[[], Result]) -> Result:
-    """Do in a thread what waits for the disk."""
-    return await run_in_threadpool(function)
+async def in_thread(function: Callable[[], Result], *, limiter: CapacityLimiter | None = None) -> Result:
+    """Do in a thread what waits for the disk, or needs a processor for long.
+
+    Args:
+        function: What to do.
+        limiter: Waited for before; by default that of all threads.
+    """
+    return await to_thread.run_sync(function, limiter=limiter)
 
 
 def too_large(most: int) -> RefusalError:

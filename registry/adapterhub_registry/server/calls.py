@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
+from anyio import CapacityLimiter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -28,6 +29,7 @@ from adapterhub_registry.server.tokens import Tokens
 from adapterhub_registry.store import Registry
 
 PART_BYTES = 64 << 20
+LARGE_AT_ONCE = 2
 STATUSES: Mapping[type[AdapterHubError], tuple[int, str]] = {
     errors.AdapterNotFoundError: (404, "RepoNotFound"),
     errors.VersionNotFoundError: (404, "RevisionNotFound"),
@@ -76,6 +78,7 @@ class Site:
         metrics: What `/metrics` says.
         part_bytes: Larger uploads come in parts of this size.
         limits: How many requests a caller may send.
+        large: Lets so few large bodies of JSON be worked on at once that they fit into memory.
     """
 
     registry: Registry
@@ -85,6 +88,7 @@ class Site:
     limits: Limits
     metrics: Metrics = field(default_factory=Metrics)
     part_bytes: int = PART_BYTES
+    large: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(LARGE_AT_ONCE))
 
 
 @dataclass(frozen=True)
