@@ -1,7 +1,8 @@
 """Bodies as they come in: never more of them in memory than was agreed."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -39,11 +40,27 @@ async def read_body(request: Request, *, most: int = MAX_BODY) -> bytes:
 async def pieces(request: Request, *, most: int) -> AsyncIterator[bytes]:
     """Yield a body in pieces of about a mebibyte; of one that is cut off, all that came.
 
+    The next piece comes in while somebody works on the one before.
+
     Raises:
         RefusalError: It is too large.
         ClientDisconnect: It was cut off.
     """
     _check_length(request, most)
+    coming = _pieces(request, most)
+    following = asyncio.ensure_future(anext(coming, None))
+    try:
+        while (piece := await following) is not None:
+            following = asyncio.ensure_future(anext(coming, None))
+            yield piece
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError, ClientDisconnect, RefusalError):
+            await following
+        await coming.aclose()
+
+
+async def _pieces(request: Request, most: int) -> AsyncGenerator[bytes]:
     held, total = bytearray(), 0
     try:
         async for piece in request.stream():
