@@ -89,7 +89,8 @@ async def lines(request: Request, *, most: int) -> AsyncIterator[bytes]:
     async for piece in request.stream():
         held += piece
         while (end := held.find(b"\n")) >= 0:
-            line = bytes(held[:end]).strip()
+            with memoryview(held) as view:
+                line = bytes(view[:end]).strip()  # one copy
             del held[: end + 1]
             if line:
                 yield line

@@ -20,7 +20,7 @@ from adapterhub_registry.server.hub_uploads import refuse_pull_requests
 from adapterhub_registry.server.paths import MAX_PATH_BYTES, check_kind, check_path, is_text, is_weights
 from adapterhub_registry.server.uploads import known_size
 
-MAX_LINE = 8 << 20
+MAX_LINE = 4 << 20
 """A file of a mebibyte in base64 and more; larger ones come by Git LFS."""
 MAX_LINES = 10_000
 MAX_TEXT = 100_000
