@@ -21,7 +21,15 @@ import click
     metavar="N",
     help="Requests a minute of one user, or of one address without a token; 0 for any number.",
 )
-def serve_registry(host: str, port: int, home: Path | None, rate: int) -> None:
+@click.option(
+    "--patience",
+    type=click.FloatRange(0.1),
+    default=30,
+    show_default=True,
+    metavar="SECONDS",
+    help="After so long, a client that does not go on with its request, or with the answer, is cut off.",
+)
+def serve_registry(host: str, port: int, home: Path | None, rate: int, patience: float) -> None:
     """Serve the registry to `adapterhub` and to Hugging Face clients until it is interrupted.
 
     Another address than that of this machine needs a token: adapterhub admin token add.
@@ -39,5 +47,6 @@ def serve_registry(host: str, port: int, home: Path | None, rate: int) -> None:
         host=host,
         port=port,
         requests_per_minute=rate or None,
+        patience_s=patience,
         on_ready=lambda url: say(f"the registry is at {url}"),
     )

@@ -33,9 +33,13 @@ from adapterhub_registry.tables import (
 )
 
 VISIBILITIES = ("private", "public")
+DRAFT = "draft"
+"""In place of the time when it was removed: nobody sees it before its first version is published."""
 
 
-def create(database: Database, reference: Reference, *, visibility: str, title: str) -> None:
+def create(
+    database: Database, reference: Reference, *, visibility: str, title: str, is_draft: bool = False
+) -> None:
     """Make an adapter without versions; see `Registry.create`."""
     _check_visibility(visibility)
     with database.writing() as session:
@@ -45,8 +49,10 @@ def create(database: Database, reference: Reference, *, visibility: str, title: 
         check_not_moved(session, reference)
         if row is None:
             row = AdapterRow(namespace=reference.namespace, name=reference.name, created=now())
-        row.title, row.visibility, row.removed = title, visibility, ""
+        row.title, row.visibility, row.removed = title, visibility, DRAFT if is_draft else ""
         session.add(row)
+        if is_draft:
+            return
         refresh(session, row)
         log_event(session, "create", reference.adapter, {"visibility": visibility})
 

@@ -50,6 +50,7 @@ LEFT_OUT = {
     "views",
     "cache",
     "xet",
+    "uploads",
     DATABASE,
     f"{DATABASE}-wal",
     f"{DATABASE}-shm",

@@ -175,7 +175,7 @@ def read_facts(
         OSError: One cannot be read.
     """
     hashes = {
-        file.path: hash_file(path_of(file.sha256))
+        file.path: hash_file(path_of(file.sha256), known=file.sha256)
         for file in manifest.files
         if file.path.endswith(WEIGHTS_SUFFIX)
     }

@@ -46,18 +46,21 @@ class Hasher:
         data_start: Where the tensors' bytes begin; None for a file that is no weights, of which only the
             SHA-256 is taken.
         crc32: Whether to take the CRC-32 too.
+        known: The SHA-256 of the whole, where it is known; it is not taken again then.
     """
 
-    def __init__(self, data_start: int | None = None, *, crc32: bool = False) -> None:
+    def __init__(self, data_start: int | None = None, *, crc32: bool = False, known: str = "") -> None:
         self._start = data_start
         self._whole, self._data, self._legacy = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         self._crc = 0 if crc32 else None
+        self._known = known
         self.size = 0
 
     def update(self, piece: bytes | memoryview) -> None:
         """Take the next bytes."""
         view = memoryview(piece)
-        self._whole.update(view)
+        if not self._known:
+            self._whole.update(view)
         if self._start is not None:
             self._data.update(view[max(self._start - self.size, 0) :])
             self._legacy.update(self._between(view, _LEGACY_START, _LEGACY_START + _LEGACY_SIZE))
@@ -68,7 +71,7 @@ class Hasher:
     @property
     def sha256(self) -> str:
         """Of what has gone by."""
-        return self._whole.hexdigest()
+        return self._known or self._whole.hexdigest()
 
     def hashes(self) -> FileHashes:
         """Return all hashes of what has gone by."""
@@ -79,18 +82,19 @@ class Hasher:
         return view[max(start - self.size, 0) : max(end - self.size, 0)]
 
 
-def hash_file(path: Path, *, crc32: bool = False) -> FileHashes:
+def hash_file(path: Path, *, crc32: bool = False, known: str = "") -> FileHashes:
     """Hash a safetensors file.
 
     Args:
         path: The file.
         crc32: Whether to take the CRC-32 too.
+        known: Its SHA-256, of a blob, which has its name from it.
 
     Raises:
         WeightsError: It is no safetensors file.
         OSError: It cannot be read.
     """
-    hasher = Hasher(read_header(path).data_start, crc32=crc32)
+    hasher = Hasher(read_header(path).data_start, crc32=crc32, known=known)
     buffer = memoryview(bytearray(CHUNK))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):

@@ -21,6 +21,7 @@ class AdapterRow(SQLModel, table=True):
     settings: str = "{}"
     visibility: str = Field(default="private", index=True)
     removed: str = ""
+    """When; or `draft`, if it waits for its first version; empty for one that is there."""
 
 
 class VersionRow(SQLModel, table=True):

@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl, quote
 
 from starlette.requests import Request
 
+from adapterhub_registry.adapters import DRAFT
 from adapterhub_registry.database import Read
 from adapterhub_registry.server.errors import RefusalError
 from adapterhub_registry.server.people import ROLES, People
@@ -21,8 +22,9 @@ class Rule:
         role: `public`: anybody; `signed`: who has an address that the server signed; `granted`: who has a
             grant that it signed, in place of a token; `user`: who has a token; `reader`, `writer`, `owner`:
             who has that role, or a higher one, where `where` says.
-        where: `address`: of the adapter in the address; `body`: of the one in the body; `namespace`: in the
-            namespace that the body names; empty for roles that need none.
+        where: `address`: of the adapter in the address; `draft`: likewise, and it may be one that waits for
+            its first version; `body`: of the one in the body; `namespace`: in the namespace that the body
+            names; empty for roles that need none.
     """
 
     role: str
@@ -34,6 +36,7 @@ SIGNED = Rule("signed")
 GRANTED = Rule("granted")
 READER = Rule("reader", "address")
 WRITER = Rule("writer", "address")
+DRAFTER = Rule("writer", "draft")
 OWNER = Rule("owner", "address")
 BODY_OWNER = Rule("owner", "body")
 NAMESPACE_WRITER = Rule("writer", "namespace")
@@ -89,8 +92,8 @@ class Hosted:
 
 
 HOSTED = """
-    SELECT id, namespace, name, visibility = 'public', created, updated FROM adapter
-    WHERE removed = '' AND """
+    SELECT id, namespace, name, visibility = 'public' AND removed = '', created, updated FROM adapter
+    WHERE removed IN ('', ?) AND """
 
 
 def read_caller(request: Request, tokens: Tokens, people: People) -> Caller:
@@ -145,7 +148,9 @@ def find_writable(read: Read, people: People, user: str, name: str) -> tuple[Cal
     return caller, adapter
 
 
-def find_hosted(read: Read, caller: Caller, name: str, request: Request | None = None) -> Hosted:
+def find_hosted(
+    read: Read, caller: Caller, name: str, request: Request | None = None, *, drafts: bool = False
+) -> Hosted:
     """Return an adapter that the caller may read.
 
     Args:
@@ -153,15 +158,17 @@ def find_hosted(read: Read, caller: Caller, name: str, request: Request | None =
         caller: Who asks.
         name: `namespace/name`.
         request: What is sent on to the present name, if the adapter was moved.
+        drafts: Whether a writer finds one that waits for its first version.
 
     Raises:
         RefusalError: There is none, or the caller must not know of it: the answers are the same.
     """
     namespace, _, short = name.lower().partition("/")
-    rows = read(f"{HOSTED} namespace = ? AND name = ?", [namespace, short])
+    state = DRAFT if drafts and caller.role_in(namespace) in ("writer", "owner") else ""
+    rows = read(f"{HOSTED} namespace = ? AND name = ?", [state, namespace, short])
     if not rows:
         among = "id = (SELECT adapter_id FROM redirect WHERE namespace = ? AND name = ?)"
-        rows = read(HOSTED + among, [namespace, short])
+        rows = read(HOSTED + among, ["", namespace, short])
     found = Hosted(*rows[0]) if rows else None
     if found is None or not caller.role_in(found.namespace, is_public=found.is_public):
         raise not_found(name)

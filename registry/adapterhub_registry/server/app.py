@@ -24,7 +24,7 @@ from adapterhub_registry.server.access import (
     read_grant,
     require,
 )
-from adapterhub_registry.server.bodies import read_body
+from adapterhub_registry.server.bodies import LARGE, MAX_BODY, MAX_BODY_OF_STRANGERS, in_thread, read_body
 from adapterhub_registry.server.calls import PART_BYTES, Call, Site, read_json, refuse, to_refusal
 from adapterhub_registry.server.errors import RefusalError
 from adapterhub_registry.server.gallery.rendering import show_refusal
@@ -109,12 +109,13 @@ def _endpoint(site: Site, route: Route) -> Callable[[Request], Awaitable[Respons
 async def _answer(site: Site, route: Route, request: Request) -> Response:
     """Check the rule before the body is read, unless it is the body that the rule speaks of."""
     call = await run_in_threadpool(_permit, site, route, request)
-    if route.body in (JSON, RAW):
-        content = await read_body(request)
-        call = replace(call, body=read_json(content) if route.body == JSON else content)
     if route.body == STREAM and inspect.iscoroutinefunction(route.endpoint):
         return await route.endpoint(call)
-    return await run_in_threadpool(_run, route, call)
+    content = b""
+    if route.body in (JSON, RAW):
+        content = await read_body(request, most=MAX_BODY if call.caller.name else MAX_BODY_OF_STRANGERS)
+    limiter = site.large if len(content) > LARGE else None
+    return await in_thread(lambda: _run(route, call, content), limiter=limiter)
 
 
 def _permit(site: Site, route: Route, request: Request) -> Call:
@@ -147,12 +148,14 @@ def _permit(site: Site, route: Route, request: Request) -> Call:
     _count(site, request, f"user {caller.name}" if caller.name else address)
     call = Call(site, request, caller, visitor=visitor)
     request.state.caller = call.caller.name
-    if rule.role != "public" and rule.where != "address" and not call.caller.name:
+    if rule.role != "public" and rule.where not in ("address", "draft") and not call.caller.name:
         raise RefusalError(401, "this needs a token; set HF_TOKEN", headers={"WWW-Authenticate": "Bearer"})
-    if rule.where == "address":
+    if rule.where in ("address", "draft"):
         name = f"{call.part('namespace')}/{call.part('name')}"
         with site.registry.database.snapshot() as read:
-            call = replace(call, adapter=find_hosted(read, call.caller, name, request))
+            call = replace(
+                call, adapter=find_hosted(read, call.caller, name, request, drafts=rule.where == "draft")
+            )
         require(call.caller, rule.role, call.hosted.namespace, is_public=call.hosted.is_public)
     return call
 
@@ -170,8 +173,9 @@ def _count(site: Site, request: Request, caller: str) -> None:
     request.state.limits = site.limits.count(caller)
 
 
-def _run(route: Route, call: Call) -> Response:
+def _run(route: Route, call: Call, content: bytes) -> Response:
     rule = route.rule
+    call = replace(call, body=read_json(content) if route.body == JSON else content)
     if rule.where == "body":
         call = find_in_body(call)
         require(call.caller, rule.role, call.hosted.namespace, is_public=call.hosted.is_public)

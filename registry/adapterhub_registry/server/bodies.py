@@ -1,10 +1,12 @@
 """Bodies as they come in: never more of them in memory than was agreed."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
@@ -12,6 +14,9 @@ from adapterhub_registry.blobs import DirectoryBlobs
 from adapterhub_registry.server.errors import RefusalError
 
 MAX_BODY = 4 << 20
+MAX_BODY_OF_STRANGERS = 1 << 20
+LARGE = 64 << 10
+"""From here on, JSON may unfold to so much memory that few at a time are read."""
 PIECE = 1 << 20
 """So much is worth a thread's while."""
 Result = TypeVar("Result")
@@ -35,11 +40,27 @@ async def read_body(request: Request, *, most: int = MAX_BODY) -> bytes:
 async def pieces(request: Request, *, most: int) -> AsyncIterator[bytes]:
     """Yield a body in pieces of about a mebibyte; of one that is cut off, all that came.
 
+    The next piece comes in while somebody works on the one before.
+
     Raises:
         RefusalError: It is too large.
         ClientDisconnect: It was cut off.
     """
     _check_length(request, most)
+    coming = _pieces(request, most)
+    following = asyncio.ensure_future(anext(coming, None))
+    try:
+        while (piece := await following) is not None:
+            following = asyncio.ensure_future(anext(coming, None))
+            yield piece
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError, ClientDisconnect, RefusalError):
+            await following
+        await coming.aclose()
+
+
+async def _pieces(request: Request, most: int) -> AsyncGenerator[bytes]:
     held, total = bytearray(), 0
     try:
         async for piece in request.stream():
@@ -68,7 +89,8 @@ async def lines(request: Request, *, most: int) -> AsyncIterator[bytes]:
     async for piece in request.stream():
         held += piece
         while (end := held.find(b"\n")) >= 0:
-            line = bytes(held[:end]).strip()
+            with memoryview(held) as view:
+                line = bytes(view[:end]).strip()  # one copy
             del held[: end + 1]
             if line:
                 yield line
@@ -95,9 +117,14 @@ async def store_body(
         await run_in_threadpool(partial(reception.keep, expected=expected, source=source))
 
 
-async def in_thread(function: Callable[[], Result]) -> Result:
-    """Do in a thread what waits for the disk."""
-    return await run_in_threadpool(function)
+async def in_thread(function: Callable[[], Result], *, limiter: CapacityLimiter | None = None) -> Result:
+    """Do in a thread what waits for the disk, or needs a processor for long.
+
+    Args:
+        function: What to do.
+        limiter: Waited for before; by default that of all threads.
+    """
+    return await to_thread.run_sync(function, limiter=limiter)
 
 
 def too_large(most: int) -> RefusalError:

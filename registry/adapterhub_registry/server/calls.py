@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
+from anyio import CapacityLimiter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -30,6 +31,7 @@ from adapterhub_registry.server.tokens import Tokens
 from adapterhub_registry.store import Registry
 
 PART_BYTES = 64 << 20
+LARGE_AT_ONCE = 2
 STATUSES: Mapping[type[AdapterHubError], tuple[int, str]] = {
     errors.AdapterNotFoundError: (404, "RepoNotFound"),
     errors.VersionNotFoundError: (404, "RevisionNotFound"),
@@ -79,6 +81,7 @@ class Site:
         part_bytes: Larger uploads come in parts of this size.
         limits: How many requests a caller may send.
         gallery: What the pages share.
+        large: Lets so few large bodies of JSON be worked on at once that they fit into memory.
     """
 
     registry: Registry
@@ -89,6 +92,7 @@ class Site:
     gallery: Gallery
     metrics: Metrics = field(default_factory=Metrics)
     part_bytes: int = PART_BYTES
+    large: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(LARGE_AT_ONCE))
 
 
 @dataclass(frozen=True)

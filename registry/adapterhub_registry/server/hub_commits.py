@@ -11,16 +11,16 @@ from starlette.responses import Response
 from adapterhub_registry.errors import FieldError, PickleRefusedError, WeightsError
 from adapterhub_registry.rows import acting_as
 from adapterhub_registry.safetensors_header import START_BYTES, read_header
-from adapterhub_registry.server.bodies import in_thread, lines
+from adapterhub_registry.server.bodies import LARGE, in_thread, lines
 from adapterhub_registry.server.calls import Call, answer, read_json, warn
 from adapterhub_registry.server.committing import Change, commit
 from adapterhub_registry.server.errors import RefusalError
 from adapterhub_registry.server.history import TreeFile, git_sha1, is_kept_by_lfs
 from adapterhub_registry.server.hub_uploads import refuse_pull_requests
-from adapterhub_registry.server.paths import check_kind, check_path, is_text, is_weights
+from adapterhub_registry.server.paths import MAX_PATH_BYTES, check_kind, check_path, is_text, is_weights
 from adapterhub_registry.server.uploads import known_size
 
-MAX_LINE = 8 << 20
+MAX_LINE = 4 << 20
 """A file of a mebibyte in base64 and more; larger ones come by Git LFS."""
 MAX_LINES = 10_000
 MAX_TEXT = 100_000
@@ -46,7 +46,8 @@ async def create_commit(call: Call) -> Response:
         count += 1
         if count > MAX_LINES:
             raise RefusalError(400, f"a commit of more than {MAX_LINES} lines; make several of it")
-        await in_thread(lambda line=line: _read_line(call, draft, line))
+        limiter = call.site.large if len(line) > LARGE else None
+        await in_thread(lambda line=line: _read_line(call, draft, line), limiter=limiter)
     with acting_as(call.caller.name):
         return await in_thread(lambda: _commit(call, draft))
 
@@ -88,10 +89,9 @@ def _read_line(call: Call, draft: _Draft, line: bytes) -> None:
         path = _text(values, "path")
         check_path(path)
         draft.files[path] = _stored(call, path, values) if kind == "file" else _uploaded(call, path, values)
-    elif kind == "deletedFile":
-        draft.deleted.append(_text(values, "path"))
-    elif kind == "deletedFolder":
-        draft.folders.append(_text(values, "path"))
+    elif kind in ("deletedFile", "deletedFolder"):
+        listed = draft.deleted if kind == "deletedFile" else draft.folders
+        listed.append(_text(values, "path", most=MAX_PATH_BYTES))
     else:
         raise RefusalError(501, f'operations of the kind "{kind}" are not supported')
 

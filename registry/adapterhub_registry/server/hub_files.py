@@ -27,7 +27,6 @@ def resolve(call: Call) -> Response:
     headers = {
         **revision.headers,
         "ETag": f'"{file.etag}"',
-        "X-Content-Type-Options": "nosniff",
         "Content-Disposition": f"inline; filename*=UTF-8''{quote(path.rsplit('/', 1)[-1])}",
         "Cache-Control": "private, no-cache",
     }

@@ -138,8 +138,10 @@ def _actions(call: Call, oid: str, size: int, *, is_in_parts: bool) -> dict[str,
 
 def _signed(call: Call) -> tuple[Hosted, str, int]:
     """Return what an address was signed for; who got it was a writer then, and must be one still."""
-    values = call.request.query_params
+    values, oid = call.request.query_params, call.part("oid")
+    if not OID.fullmatch(oid):
+        raise RefusalError(400, "an object is named by 64 hexadecimal digits")
     with call.registry.database.snapshot() as read:
         name = f"{call.part('namespace')}/{call.part('name')}"
         _, adapter = find_writable(read, call.site.people, values["user"], name)
-    return adapter, call.part("oid"), int(values["size"])
+    return adapter, oid, int(values["size"])

@@ -39,7 +39,7 @@ class Observer:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                told = {"X-Request-Id": identifier, **state["limits"]}
+                told = {"X-Request-Id": identifier, "X-Content-Type-Options": "nosniff", **state["limits"]}
                 added = [(name.lower().encode(), text.encode()) for name, text in told.items()]
                 message["headers"] = [*message.get("headers", ()), *added]
             elif message["type"] == "http.response.body":

@@ -85,7 +85,6 @@ def get_blob(call: Call) -> Response:
         raise BlobMissingError(sha256, str(path)) from exc
     headers = {
         "ETag": f'"{sha256}"',
-        "X-Content-Type-Options": "nosniff",
         "Cache-Control": "private, max-age=31536000, immutable",
     }
     return BlobResponse(path, headers=headers, media_type="application/octet-stream", stat_result=found)

@@ -109,7 +109,7 @@ def show_preview(call: Call) -> Response:
         found = path.stat()
     except OSError as exc:
         raise BlobMissingError(picture.sha256, str(path)) from exc
-    headers = {"ETag": f'"{picture.sha256}"', "X-Content-Type-Options": "nosniff"}
+    headers = {"ETag": f'"{picture.sha256}"'}
     return BlobResponse(path, headers=headers, media_type="image/png", stat_result=found)
 
 

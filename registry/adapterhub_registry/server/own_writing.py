@@ -8,7 +8,7 @@ from typing import Any
 from sqlmodel import col, delete
 from starlette.responses import Response
 
-from adapterhub_registry import intake
+from adapterhub_registry import adapters, intake
 from adapterhub_registry.errors import (
     AdapterExistsError,
     FieldError,
@@ -26,6 +26,7 @@ from adapterhub_registry.publication import (
     check_documents,
 )
 from adapterhub_registry.publishing import publish_in
+from adapterhub_registry.references import adapter_reference
 from adapterhub_registry.remote_version import RemoteVersion
 from adapterhub_registry.safetensors_header import START_BYTES, foreign_start
 from adapterhub_registry.server.calls import Call, answer
@@ -52,10 +53,17 @@ VERSION = {
 
 
 def create_adapter(call: Call) -> Response:
-    """Make an adapter without versions; one that is there stays as it is."""
-    name = body_name(call)
+    """Make room for an adapter, which is seen once it has a version; one that is there stays as it is."""
+    name, visibility = body_name(call), call.text("visibility", "private")
+    title = call.text("name").strip().split("/")[-1]
     try:
-        call.registry.create(call.text("name"), visibility=call.text("visibility", "private"))
+        adapters.create(
+            call.registry.database,
+            adapter_reference(name),
+            visibility=visibility,
+            title="" if title == name.rpartition("/")[2] else title,
+            is_draft=True,
+        )
     except AdapterExistsError as exc:
         if exc.moved_to:
             raise

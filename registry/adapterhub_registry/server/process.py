@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, cast
 
 import uvicorn
 
 from adapterhub_registry.server.app import create_app
 from adapterhub_registry.server.errors import AddressError
+from adapterhub_registry.server.patience import patient
 from adapterhub_registry.server.tokens import Tokens
 from adapterhub_registry.store import Registry
 
@@ -25,6 +27,7 @@ def serve(
     host: str,
     port: int,
     requests_per_minute: int | None,
+    patience_s: float,
     on_ready: Callable[[str], None],
 ) -> None:
     """Serve a registry until the process is told to stop; requests that are being answered end first.
@@ -34,6 +37,7 @@ def serve(
         host: The address to listen at.
         port: Likewise; 0 takes a free one.
         requests_per_minute: Of one user, or one address without a token; None for any number.
+        patience_s: After so long, clients that do not go on are cut off.
         on_ready: Called with the server's address once clients can reach it.
 
     Raises:
@@ -52,6 +56,7 @@ def serve(
             _log_to_stderr()
             config = uvicorn.Config(
                 create_app(registry, requests_per_minute=requests_per_minute),
+                http=cast("Any", patient(patience_s)),
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -1,23 +1,36 @@
-"""How much the adapters of a namespace hold, and may hold: files of commits and uploads, each digest once."""
+"""How much the adapters of a namespace hold, and may hold: each file of a version, commit or upload once."""
 
 from sqlmodel import Session
 
 from adapterhub_registry.database import Read
+from adapterhub_registry.manifest import Manifest
 from adapterhub_registry.rows import read_in
 from adapterhub_registry.server.errors import QuotaError
 
-USED = """
-    SELECT coalesce(sum(size), 0) FROM (
-        SELECT hub_file.sha256, hub_file.size FROM hub_file
-        JOIN hub_commit ON hub_commit.id = commit_id JOIN adapter ON adapter.id = adapter_id
-        WHERE namespace = :namespace
-        UNION SELECT upload.sha256, upload.size FROM upload JOIN adapter ON adapter.id = adapter_id
-        WHERE namespace = :namespace)"""
+KNOWN = """
+    SELECT hub_file.sha256, hub_file.size FROM hub_file
+    JOIN hub_commit ON hub_commit.id = commit_id JOIN adapter ON adapter.id = adapter_id
+    WHERE namespace = :namespace
+    UNION SELECT upload.sha256, upload.size FROM upload JOIN adapter ON adapter.id = adapter_id
+    WHERE namespace = :namespace"""
+LATE = """
+    SELECT version.id, manifest FROM version JOIN adapter ON adapter.id = adapter_id
+    WHERE namespace = ? AND state <> 'deleted' AND NOT EXISTS (
+        SELECT 1 FROM hub_commit WHERE hub_commit.adapter_id = version.adapter_id
+        AND hub_commit.number = version.number AND NOT is_gone)"""
+"""Versions that were added beside the server, and have no commit until somebody looks at them through it."""
+BESIDE = """
+    SELECT sha256, size FROM document WHERE version_id = :version
+    UNION SELECT sha256, size FROM preview WHERE version_id = :version"""
 
 
 def used_bytes(read: Read, namespace: str) -> int:
     """Return how much the adapters of a namespace hold."""
-    return read(USED, {"namespace": namespace})[0][0]
+    files: dict[str, int] = dict(read(KNOWN, {"namespace": namespace}))
+    for version, manifest in read(LATE, [namespace]):
+        files.update((file.sha256, file.size) for file in Manifest.from_json(manifest).files)
+        files.update(read(BESIDE, {"version": version}))
+    return sum(files.values())
 
 
 def check_room(read: Read, namespace: str, size: int) -> None:

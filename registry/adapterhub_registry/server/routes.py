@@ -23,6 +23,7 @@ from adapterhub_registry.server import (
 )
 from adapterhub_registry.server.access import (
     BODY_OWNER,
+    DRAFTER,
     GRANTED,
     NAMESPACE_WRITER,
     OWNER,
@@ -167,9 +168,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V}/versions/{{selector}}/lineage", READER, own_reading.lineage),
     Route("GET", f"{V}/versions/{{selector}}/previews/{{position}}", READER, own_reading.show_preview),
     Route("GET", f"{V}/blobs/{{sha256}}", READER, own_blobs.get_blob),
-    Route("POST", f"{V}/missing", WRITER, own_blobs.missing, JSON, fields={"blobs": "array"}),
-    Route("PUT", f"{V}/blobs/{{sha256}}", WRITER, own_blobs.put_blob, STREAM),
-    Route("POST", f"{V}/versions", WRITER, own_writing.publish, JSON, fields=own_writing.VERSION),
+    Route("POST", f"{V}/missing", DRAFTER, own_blobs.missing, JSON, fields={"blobs": "array"}),
+    Route("PUT", f"{V}/blobs/{{sha256}}", DRAFTER, own_blobs.put_blob, STREAM),
+    Route("POST", f"{V}/versions", DRAFTER, own_writing.publish, JSON, fields=own_writing.VERSION),
     Route(
         "PUT",
         f"{V}/aliases/{{alias}}",

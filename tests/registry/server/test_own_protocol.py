@@ -13,6 +13,7 @@ from adapterhub_registry.manifest import Manifest, PayloadFile
 from adapterhub_registry.server.errors import RefusalError
 from adapterhub_registry.server.limits import Limits
 from adapterhub_registry.server.people import People
+from adapterhub_registry.server.quotas import used_bytes
 from adapterhub_registry.server.routes import PROTOCOL
 from tests.registry.conftest import weights_bytes
 from tests.registry.server.conftest import Answer, Served, serving
@@ -277,6 +278,48 @@ def test_a_quota_counts_what_is_published_here(served: Served) -> None:
     ):
         assert (refused.status, refused.table["code"]) == (400, "quota-exceeded")
     assert not served.registry.blobs.has(sha256_of(more))
+
+
+def test_a_quota_counts_what_was_added_beside_the_server(served: Served, tmp_path: Path) -> None:
+    people, name = People(served.registry.database), "rita/beside"
+    (tmp_path / "w.safetensors").write_bytes(weights_bytes(43))
+    served.registry.add(tmp_path / "w.safetensors", name=name, documents={"a.txt": b"note"})
+    people.set_quota("rita", None)
+    with served.registry.database.snapshot() as read:
+        used = used_bytes(read, "rita")
+    people.set_quota("rita", used + 9)
+    asked = {"blobs": [{"sha256": "0" * 64, "size": 10}]}
+    refused = served.ask("POST", f"/v1/adapters/{name}/missing", asked, by="rita")
+    assert (refused.status, f"holds {used:,}" in refused.table["error"]) == (400, True)
+    people.set_quota("rita", None)
+    readme = served.ask("GET", f"/{name}/resolve/main/README.md", by="rita").content  # now it has a commit
+    with served.registry.database.snapshot() as read:
+        assert used_bytes(read, "rita") == used + len(readme)
+    assert used >= len(weights_bytes(43)) + 4
+
+
+def test_an_adapter_is_seen_once_its_first_version_is_whole(served: Served) -> None:
+    name, content = "acme/comes-late", weights_bytes(44)
+    made = {"name": "acme/Comes-Late", "visibility": "public"}
+    for status in (201, 201):  # sent again, because the answer was lost
+        assert served.ask("POST", "/v1/adapters", made, by="bob").status == status
+    assert put(served, name, content).status == 201
+    asked = {"blobs": [{"sha256": sha256_of(content), "size": len(content)}]}
+    for by in ("", "other", "rita", "alice"):
+        for path in (f"/v1/adapters/{name}", f"/api/models/{name}", f"/{name}/resolve/main/README.md"):
+            assert served.ask("GET", path, by=by).headers["x-error-code"] == "RepoNotFound", (by, path)
+        listed = served.ask("GET", "/api/models?search=comes-late", by=by).table
+        found = served.ask("GET", "/v1/search?q=comes-late", by=by).table["adapters"]
+        assert (listed, found) == ([], []), by
+        if by != "alice":
+            missing = served.ask("POST", f"/v1/adapters/{name}/missing", asked, by=by)
+            assert missing.headers["x-error-code"] == "RepoNotFound"
+    assert name not in [adapter.name for adapter in served.registry.list()]
+    done = served.ask("POST", f"/v1/adapters/{name}/versions", version_of(content, details={}), by="alice")
+    assert (done.status, served.registry.show(name).title) == (201, "Comes-Late")
+    assert served.ask("GET", f"/v1/adapters/{name}").table["visibility"] == "public"
+    again = served.ask("POST", "/v1/adapters", made, by="bob")
+    assert (again.status, again.table["is_new"]) == (200, False)
 
 
 def test_the_document_names_every_route_for_programs(served: Served) -> None:

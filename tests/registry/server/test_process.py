@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,16 +22,24 @@ COMMAND = [sys.executable, "-m", "adapterhub_cli", "serve", "registry", "--port"
 
 
 @contextmanager
-def started(home: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run the command until it says where it is."""
-    with subprocess.Popen([*COMMAND, "--home", str(home)], stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+def started(home: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run the command until it says where it is; its log goes to `log_of(home)`."""
+    with (
+        log_of(home).open("w") as log,
+        subprocess.Popen([*COMMAND, "--home", str(home), *words], stderr=log, text=True) as process,
+    ):
         try:
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stderr.readline())
-            assert found is not None
+            while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", log_of(home).read_text())):
+                assert process.poll() is None, log_of(home).read_text()
+                time.sleep(0.01)
             yield process, int(found[1])
         finally:
             process.kill()
+
+
+def log_of(home: Path) -> Path:
+    """A file beside the home, because a pipe that nobody reads would stop the server when it is full."""
+    return home.with_name(f"{home.name}.log")
 
 
 def test_it_answers_logs_no_secret_and_ends_what_it_began(home: Path) -> None:
@@ -55,9 +64,8 @@ def test_it_answers_logs_no_secret_and_ends_what_it_began(home: Path) -> None:
         connection.send(body[9:])
         assert connection.getresponse().status == 200
         connection.close()
-        assert process.stderr is not None
-        log = process.stderr.read()
         assert process.wait(20) in (0, -signal.SIGTERM)
+    log = log_of(home).read_text()
     assert f"alice GET /api/models/{name} 200" in log
     assert "first" in log
     assert f"alice POST /api/models/{name}/commit/main 200" in log

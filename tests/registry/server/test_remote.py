@@ -416,7 +416,7 @@ def test_whoever_is_killed_in_a_push_leaves_nothing_half_done(
             if len(left) < len(names):
                 again = names[len(names) - len(left) - 1]
                 assert ours.push(again, remote=url, with_data=True).number == 1
-            for name in left[:10]:  # nobody reads the server's log, which fills its pipe
+            for name in list(left):
                 left.remove(name)
                 pushing = CONTEXT.Process(target=push_as_bob, args=(home, name, url, token))
                 pushing.start()
@@ -426,7 +426,8 @@ def test_whoever_is_killed_in_a_push_leaves_nothing_half_done(
                 pushing.close()
                 check_home(hub)
                 assert list(registry.verify()) == []
-                assert [version.number for version in registry.known_versions(name)] in ([], [1])
+                shown = [adapter.latest for adapter in registry.list() if adapter.name == name]
+                assert shown in ([], [1])
                 if killed == "client":
                     assert ours.push(name, remote=url, with_data=True).number == 1
                 else:

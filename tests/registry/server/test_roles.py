@@ -8,6 +8,7 @@ from adapterhub_registry.server.routes import ROUTES, Route
 from tests.registry.server.conftest import Answer, Served
 
 RANKS = {"": 0, "other": 0, "rita": 1, "alice, reading": 1, "bob": 2, "alice": 3}
+IN_ADDRESS = ("address", "draft")
 NEEDED = {"reader": 1, "writer": 2, "owner": 3}
 OID = "0" * 64
 HEADER = b'{"key": "header", "value": {"summary": "nothing"}}'
@@ -49,7 +50,7 @@ def test_every_route_has_a_rule_that_the_matrix_knows() -> None:
         assert (route.rule.where != "") == (route.rule.role in NEEDED), route
         assert (route.body == "none") == ((route.method, route.path) not in BODIES), route
         names_adapter = "{namespace}" in route.path
-        assert not names_adapter or route.rule.role == "signed" or route.rule.where == "address", route
+        assert not names_adapter or route.rule.role == "signed" or route.rule.where in IN_ADDRESS, route
 
 
 def send(served: Served, route: Route, adapter: str, mark: str, by: str) -> Answer:
@@ -96,9 +97,9 @@ def expected(route: Route, by: str, *, is_public: bool) -> int:
     has = RANKS[by]
     if rule.where != "namespace" and is_public:
         has = max(has, 1)
-    if rule.role in NEEDED and has >= NEEDED[rule.role] and (by or rule.where == "address"):
+    if rule.role in NEEDED and has >= NEEDED[rule.role] and (by or rule.where in IN_ADDRESS):
         return 0
-    if not by and (has or rule.where != "address"):
+    if not by and (has or rule.where not in IN_ADDRESS):
         return 401
     return 403 if has or rule.where == "namespace" else 404
 
@@ -131,7 +132,7 @@ def test_private_and_missing_look_the_same(served: Served, by: str) -> None:
     private = served.registry.create(f"acme/private-{by or 'x'}")
     missing = private.replace("private", "missing")
     for route in ROUTES:
-        if route.rule.where != "address":
+        if route.rule.where not in IN_ADDRESS:
             continue
         there, nowhere = (send(served, route, name, "x", by) for name in (private, missing))
         assert there.status == nowhere.status == 404
