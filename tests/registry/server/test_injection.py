@@ -18,6 +18,7 @@ EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>\r\nX-Evil: 1\u
 ONE_LINE = EVIL.replace("\r\n", " ").replace("\u2028", " ")
 TYPES = (
     "application/json",
+    "text/css",
     "text/plain",
     "application/octet-stream",
     "image/png",
@@ -72,7 +73,9 @@ def test_no_answer_is_a_page_of_what_people_wrote(served: Served, evil: str) -> 
         assert "x-evil" not in found.headers, route
         told += b"script>alert" in found.content
         if kind == "text/html":
-            assert "default-src 'none'" in found.headers["content-security-policy"], route
+            policy = found.headers["content-security-policy"]
+            assert f"default-src '{'self' if route.is_page else 'none'}'" in policy, route
+            assert "unsafe-inline" not in policy or not route.is_page, route
             assert b"<script>alert" not in found.content, route
             assert b"onerror=" not in found.content.replace(b"x onerror=alert(1)&gt;", b""), route
         else:
