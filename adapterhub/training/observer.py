@@ -244,6 +244,11 @@ class Observer:
         self._write()
         return content
 
+    def noted(self, name: str, what: str) -> AbstractContextManager[None]:
+        """Have what fails in a block noted in an adapter's status, as `what`; the training goes on."""
+        one = self._watched[name]
+        return self._noted(one, one.status.step, what)
+
     def end(self, name: str, ended: Ended) -> None:
         """Note what became of an adapter; the next one takes its slot."""
         status = self._watched[name].status

@@ -340,7 +340,8 @@ class Run:
             digests[document] = hashlib.sha256(record.documents[document]).hexdigest()
             lineage[document.removesuffix(".json")] = f"sha256:{digests[document]}"
         del digests[RUN]
-        write_settings(self._directory / item.stem, config, self._site.config.base, digests=digests)
+        with observer.noted(name, "the settings could not be kept for a retraining"):
+            write_settings(self._directory / item.stem, config, self._site.config.base, digests=digests)
         weights = hashlib.sha256(record.weights.read_bytes()).hexdigest()
         if again is not None and again.files[0].sha256 == weights:
             self._note_version(name, again)

@@ -263,6 +263,7 @@ def test_what_cannot_be_drawn_or_written_is_noted_and_ends_no_training(
         " the samples could not be drawn",
         " the samples could not be drawn",
         " the report could not be written",
+        " the settings could not be kept for a retraining",
     ]
 
 
