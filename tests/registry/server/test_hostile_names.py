@@ -128,14 +128,11 @@ def through(served: Served, door: Door, adapter: str, name: str) -> Answer:
     return served.ask(route.method, path, body, headers=headers)
 
 
-def outside(served: Served) -> dict[str, bytes]:
-    """What lies beside the home."""
+def outside(served: Served) -> dict[str, tuple[int, int]]:
+    """Which files lie beside the home, how large they are, and when they were written."""
     home = served.registry.home
-    return {
-        str(path): path.read_bytes()
-        for path in home.parent.rglob("*")
-        if path.is_file() and not path.is_relative_to(home)
-    }
+    files = (path for path in home.parent.rglob("*") if not path.is_relative_to(home))
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()}
 
 
 def inside(served: Served) -> set[str]:
