@@ -27,7 +27,11 @@ def write_settings(
     Raises:
         OutputError: It cannot be written.
     """
-    table = {"digests": dict(digests), "base": asdict(base), "adapter": asdict(config)}
+    table = {
+        "digests": dict(digests),
+        "base": asdict(base, dict_factory=_known),
+        "adapter": asdict(config, dict_factory=_known),
+    }
     make_directory(folder)
     write_atomically(folder / FILE, (json.dumps(table, default=str, indent=1) + "\n").encode())
 
@@ -39,13 +43,12 @@ def read_settings(home: Path, digests: Mapping[str, str]) -> dict[str, Any] | No
         try:
             table: dict[str, Any] = json.loads(path.read_text())
             if table["digests"] == dict(digests):
-                data = table["adapter"]["data"]
-                table["adapter"]["data"] = [_known(item) for item in data]
                 return table
         except (OSError, ValueError, KeyError, TypeError):
             continue  # another release's, or half gone with its run
     return None
 
 
-def _known(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if value is not None}
+def _known(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return fields without those that are not set: a config has no word for these."""
+    return {name: value for name, value in fields if value is not None}

@@ -14,6 +14,7 @@ from safetensors.torch import load
 
 from adapterhub.errors import CheckpointError, TrainingError
 from adapterhub.runtime.engine import Runtime
+from adapterhub.training.checkpoint import FORMAT
 from adapterhub.training.config import (
     AdapterConfig,
     BaseConfig,
@@ -172,8 +173,8 @@ def test_a_checkpoint_of_another_config_or_a_damaged_one_is_refused(pictures: Pi
     with pytest.raises(CheckpointError, match="is damaged"):
         plan(config(folder), registry=registry, resume="latest")
     state = path.with_name("state.json")
-    state.write_text(state.read_text().replace('"format": 2', '"format": 99'))
-    with pytest.raises(CheckpointError, match="its format is 99, and this release reads 2"):
+    state.write_text(state.read_text().replace(f'"format": {FORMAT}', '"format": 99'))
+    with pytest.raises(CheckpointError, match=f"its format is 99, and this release reads {FORMAT}"):
         plan(config(folder), registry=registry, resume="latest")
 
 
