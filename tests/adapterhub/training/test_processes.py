@@ -104,8 +104,9 @@ def test_all_hear_of_one_that_fails_and_end_their_parts(
 def test_one_signal_stops_all_and_as_many_go_on(
     nursery: Nursery, config: Callable[..., Path], tmp_path: Path
 ) -> None:
-    home, steps = tmp_path / "home", 40
-    children = launch(nursery, "train", config(steps=steps), home=home)
+    home, wanted = tmp_path / "home", config(steps=30, save_every=5)
+    longer = ("--set", "adapters.me/ink.steps=120")  # not done before it hears of the other's stop
+    children = launch(nursery, "train", wanted, *longer, home=home)
     wait_for(lambda: len({path.parent for path in home.glob("runs/*/pass-*")}) == 2, children)
     for _ in range(2):  # launchers pass on what everybody has heard
         children[1].kill(signal.SIGINT)
@@ -114,15 +115,15 @@ def test_one_signal_stops_all_and_as_many_go_on(
         assert "go on with --resume" in child.err.read_text()
     assert [run.state for run in find_runs(home)] == ["stopped", "stopped"]
 
-    alone = nursery.start("train", config(steps=steps), "--resume", "latest", home=home)
+    alone = nursery.start("train", wanted, *longer, "--resume", "latest", home=home)
     alone.wait(1)
     assert "it was begun by 2 processes, and not by 1; start as many" in alone.err.read_text()
     assert Registry(home).list() == []
 
-    children = launch(nursery, "train", config(steps=steps), "--resume", "latest", home=home)
+    children = launch(nursery, "train", wanted, *longer, "--resume", "latest", home=home)
     assert [child.wait() for child in children] == [0, 0]
-    whole = tmp_path / "whole"
-    nursery.start("train", config(steps=steps), "--set", "group.executor=sequential", home=whole).wait()
+    whole, shorter = tmp_path / "whole", ("--set", "adapters.me/ink.steps=1")
+    nursery.start("train", wanted, *shorter, "--set", "group.executor=sequential", home=whole).wait()
     assert weights(home, "me/wash") == weights(whole, "me/wash")
 
 
