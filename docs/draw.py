@@ -6,8 +6,10 @@ A picture is one that a page shows and that its examples write, by the same file
 """
 
 import contextlib
+import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from adapterhub.training.dataset import read_dataset
+from adapterhub_cli.main import main as command
 
 DOCS = Path(__file__).parent
 PICTURES = DOCS.parent / "adapterhub" / "quickstart" / "pictures"
@@ -38,28 +41,41 @@ def prepare(folder: Path) -> None:
 
 
 def run(page: Path, folder: Path) -> None:
-    """Run the console blocks of a page, but for `make`, in a shell, then its Python blocks.
+    """Run the console blocks of a page, but for `make`, line by line, then its Python blocks.
+
+    `adapterhub` runs in this process, which has read its libraries already; what else there is, in a shell.
 
     Raises:
         RuntimeError: A command failed.
     """
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    for block in CONSOLE.findall(page.read_text()):
-        lines = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
-        script = "\n".join(line for line in lines if not line.startswith("make "))
+    with contextlib.chdir(folder):
+        for block in CONSOLE.findall(page.read_text()):
+            for line in block.splitlines():
+                if line.startswith("$ ") and not line.startswith("$ make "):
+                    _run_line(page, line.removeprefix("$ "))
+        for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(page):
+            example.evaluate()
+
+
+def _run_line(page: Path, line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if words[0] == "adapterhub" and not set("|&;<>$`") & set("".join(words)):
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = command(words[1:])
+    else:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        environment = {**os.environ, "PATH": path, "PWD": str(Path.cwd())}
         done = subprocess.run(  # noqa: S603 - these are our own pages
-            ["bash", "-ec", script],  # noqa: S607
+            ["bash", "-ec", line],  # noqa: S607
             capture_output=True,
             text=True,
             check=False,
-            cwd=folder,
-            env={**os.environ, "PATH": path},
+            env=environment,
         )
-        if done.returncode:
-            raise RuntimeError(f"{page}: {script}\n{done.stderr}")
-    with contextlib.chdir(folder):
-        for example in Sybil(parsers=[PythonCodeBlockParser()]).parse(page):
-            example.evaluate()
+        code, said = done.returncode, io.StringIO(done.stdout + done.stderr)
+    if code:
+        raise RuntimeError(f"{page}: {line}\n{said.getvalue()}")
 
 
 def drawn(page: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
