@@ -38,6 +38,7 @@ AdapterHubError
 ├── CaptionError             a file of captions cannot be read
 ├── CheckpointError          a checkpoint is missing, damaged, or of another run
 ├── TrainingError            training went wrong
+├── RetrainError             a version cannot be trained again as it was
 ├── TrainingStoppedError     a training was asked to stop, and can go on
 ├── OtherProcessError        another process of a training failed, stopped or died
 ├── TrackerError             a tracker of trainings cannot be started

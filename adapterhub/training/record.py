@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from adapterhub.training.report import NAME
 from adapterhub_registry.files import make_directory, write_atomically
 from adapterhub_registry.intake import PreviewPicture
 
 CONFIG, DATA, RUN = "config.json", "data.json", "run.json"
 PREVIEWS = "previews.json"
-SUFFIXES = (".json", ".html")
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,9 @@ class Record:
         Raises:
             OSError: It is not there.
         """
-        documents = {
-            path.name: path.read_bytes()
-            for path in sorted(folder.iterdir())
-            if path.suffix in SUFFIXES and path.name != PREVIEWS
-        }
+        # The folder holds more: what no version carries.
+        names = [name for name in (CONFIG, DATA, RUN, NAME) if (folder / name).exists()]
+        documents = {name: (folder / name).read_bytes() for name in names}
         rows = json.loads((folder / PREVIEWS).read_text())
         pictures = [PreviewPicture(**{**row, "path": folder / row["path"]}) for row in rows]
         return cls(weights, documents, pictures)

@@ -5,7 +5,8 @@ CLIP-I and DINO are the mean cosine of all pairs of a drawn and a real picture.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,14 @@ class ScoreModel:
     def pictures(self, pictures: Sequence[Image.Image], device: torch.device) -> Tensor:
         """Return the embeddings of pictures, `(pictures, width)`, each of length 1, on the CPU."""
         values = [self._processor(images=one, return_tensors="pt")["pixel_values"] for one in pictures]
-        model = self._model.to(device)
         rows: list[Tensor] = []
-        with torch.no_grad():
+        with self._on(device) as model:
             for value in values:
                 if self.kind == "clip":
                     pooled = model.vision_model(pixel_values=value.to(device)).pooler_output
                     rows.append(model.visual_projection(pooled))
                 else:
                     rows.append(model(pixel_values=value.to(device)).last_hidden_state[:, 0])
-        model.to("cpu")
         return torch.nn.functional.normalize(torch.cat(rows).cpu(), dim=-1)
 
     def prompts(self, prompts: Sequence[str], device: torch.device) -> Tensor:
@@ -81,14 +80,21 @@ class ScoreModel:
         read = self._tokenizer(
             list(prompts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
         ).to(device)
-        model = self._model.to(device)
-        with torch.no_grad():
+        with self._on(device) as model:
             pooled = model.text_model(
                 input_ids=read["input_ids"], attention_mask=read["attention_mask"]
             ).pooler_output
             rows = model.text_projection(pooled).cpu()
-        model.to("cpu")
         return torch.nn.functional.normalize(rows, dim=-1)
+
+    @contextmanager
+    def _on(self, device: torch.device) -> Iterator[Any]:
+        """Have the model on a device for a while, whatever happens there."""
+        try:
+            with torch.no_grad():
+                yield self._model.to(device)
+        finally:
+            self._model.to("cpu")
 
 
 ScoreModels = Mapping[tuple[str, Path], ScoreModel]

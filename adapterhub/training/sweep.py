@@ -1,5 +1,6 @@
 """Try values of a config's fields: train all candidates together, and register the best."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,7 @@ def _rank(status: AdapterStatus) -> tuple[Any, ...]:
         bool(status.error),
         not status.version,
         -status.step / status.steps,
-        status.last_measured or 0.0,
+        dict(status.measured).get(status.step, math.inf),
         status.candidate,
     )
 
