@@ -139,7 +139,8 @@ def _alias_problems(database: sqlite3.Connection) -> Iterator[str]:
 def _search_problems(database: sqlite3.Connection) -> Iterator[str]:
     versions = _versions(database)
     expected: dict[int, tuple[str, ...]] = {}
-    for row in _rows(database, "SELECT * FROM adapter"):
+    # A draft is found once its first version is there.
+    for row in _rows(database, "SELECT * FROM adapter WHERE removed != 'draft'"):
         own = [v for v in versions if v["adapter_id"] == row["id"] and v["state"] == "published"]
         head = max(own, key=lambda version: version["number"], default=None)
         name = f"{row['namespace']}/{row['name']}"
