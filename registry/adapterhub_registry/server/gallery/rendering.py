@@ -33,6 +33,7 @@ TITLES = {
     413: "That is too large",
     429: "Too many requests",
     503: "Not just now",
+    507: "The server has no room",
 }
 
 
