@@ -10,10 +10,10 @@ from typing import Any, cast
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 try:
-    from fcntl import ioctl
-    from termios import TIOCOUTQ
+    import fcntl
+    import termios
 except ImportError:  # Windows
-    ioctl = TIOCOUTQ = None
+    fcntl = termios = None
 
 LEAST_BYTES = 4096
 """What must move while a client is waited for: in 30 seconds, the slowest modem moves ten times that."""
@@ -94,9 +94,9 @@ class PatientProtocol(asyncio.Protocol):
 def _unsent(transport: asyncio.Transport) -> int:
     """Return how much the client has not taken; some of it, which may be megabytes, the system holds."""
     held = bytearray(4)
-    if ioctl is not None and TIOCOUTQ is not None:
+    if fcntl is not None and termios is not None:
         with suppress(OSError):  # where the system does not tell
-            ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, held)
+            fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
     return transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder)
 
 
