@@ -49,6 +49,10 @@ def create(
         check_not_moved(session, reference)
         if row is None:
             row = AdapterRow(namespace=reference.namespace, name=reference.name, created=now())
+        elif row.removed == DRAFT:
+            if is_draft:
+                return  # somebody is about to publish it, as they said
+            visibility = min(row.visibility, visibility)  # private, if one of the two said so
         row.title, row.visibility, row.removed = title, visibility, DRAFT if is_draft else ""
         session.add(row)
         if is_draft:
@@ -80,7 +84,8 @@ def move(database: Database, reference: Reference, target: Reference) -> None:
             session.delete(back)  # it gets an older name of its own again
             session.flush()
         check_not_moved(session, target)
-        if find_adapter(session, target) is not None:
+        there = find_adapter(session, target)
+        if there is not None and not _drop_draft(session, there):
             raise AdapterExistsError(target.adapter, "")
         row.namespace, row.name = target.namespace, target.name
         session.add(row)
@@ -111,6 +116,8 @@ def remove(database: Database, reference: Reference) -> None:
     """Delete every version of an adapter, and what is said of it; see `Registry.remove`."""
     with database.writing() as session:
         row = require_adapter(session, reference)
+        if _drop_draft(session, row):
+            return
         key = flushed_id(row.id)
         versions = select(VersionRow.id).where(VersionRow.adapter_id == key)
         for table in (DocumentRow, PreviewRow, FileHashRow, ParentRow):
@@ -143,6 +150,20 @@ def forget_commits(session: Session, adapter_id: int, number: int | None) -> Non
     keys = select(CommitRow.id).where(chosen)
     session.exec(delete(CommitFileRow).where(col(CommitFileRow.commit_id).in_(keys)))
     session.exec(update(CommitRow).where(chosen).values(is_gone=True))
+
+
+def _drop_draft(session: Session, row: AdapterRow) -> bool:
+    """Delete an adapter that never had anything, as if it had not been begun; False for any other."""
+    for table in (VersionRow, CommitRow):
+        if session.exec(select(table.id).where(table.adapter_id == row.id).limit(1)).first() is not None:
+            return False
+    if row.removed != DRAFT:
+        return False
+    for table in (UploadRow, RedirectRow):
+        session.exec(delete(table).where(col(table.adapter_id) == row.id))
+    session.delete(row)
+    session.flush()
+    return True
 
 
 def _check_visibility(visibility: str) -> None:

@@ -1,6 +1,6 @@
 """Lineage as a tree, both ways: what a version was made of, and what was made of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ from sqlmodel import Session, col, select
 from adapterhub_registry.tables import AdapterRow, ParentRow, VersionRow
 
 MAX_DEPTH = 50
+MAX_NODES = 500
+"""Each way; who wants more of a family asks for the lineage of one of its members."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class LineageNode:
         is_here: Whether this registry has it.
         parents: What it was made of.
         children: What was made of it; only of the version that was asked for, and of its children in turn.
+        is_cut: Whether it has more relatives, which were left out because there are too many. One that is met
+            a second time has none either, but they stand where it was met first.
     """
 
     label: str
@@ -32,6 +36,7 @@ class LineageNode:
     is_here: bool
     parents: Sequence["LineageNode"] = ()
     children: Sequence["LineageNode"] = ()
+    is_cut: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return it as dicts and lists."""
@@ -41,6 +46,7 @@ class LineageNode:
             "operation": self.operation,
             "weight": self.weight,
             "is_here": self.is_here,
+            "is_cut": self.is_cut,
             "parents": [node.as_json() for node in self.parents],
             "children": [node.as_json() for node in self.children],
         }
@@ -89,43 +95,78 @@ class LineageNode:
     def _line(self) -> str:
         facts = [self.operation, f"weight {self.weight}" if self.weight else ""]
         facts.append("" if self.is_here else "not in this registry")
+        facts.append("not all is listed" if self.is_cut else "")
         told = ", ".join(fact for fact in facts if fact)
         return f"{self.label}  ({told})" if told else self.label
 
 
 def lineage_of(session: Session, adapter: AdapterRow, row: VersionRow) -> LineageNode:
     """Return the tree around a version."""
-    parents = tuple(_parents(session, row, {row.digest}))
-    children = tuple(_children(session, row.digest, {row.digest}))
-    return _node(row, adapter, "", parents=parents, children=children)
+    parents, has_more_parents = _Walk(session, row.digest).parents(row)
+    children, has_more_children = _Walk(session, row.digest).children(row)
+    return _node(row, adapter, "", parents, children, is_cut=has_more_parents or has_more_children)
 
 
-def _parents(session: Session, row: VersionRow, seen: set[str]) -> Iterator[LineageNode]:
-    edges = session.exec(
-        select(ParentRow).where(ParentRow.version_id == row.id).order_by(col(ParentRow.position))
-    ).all()
-    for edge in edges:
-        found = _by_digest(session, edge.digest)
-        if not found or edge.digest in seen or len(seen) > MAX_DEPTH:
-            yield LineageNode(edge.name or edge.digest[:19], edge.digest, "", edge.weight, bool(found))
-            continue
-        above = tuple(_parents(session, found[0], {*seen, edge.digest}))
-        yield _node(*found, edge.weight, parents=above)
+class _Walk:
+    """One way from a version: relatives of each digest once, because in diamonds the paths double each time.
 
+    Args:
+        session: Where to look.
+        digest: Of the version.
+    """
 
-def _children(session: Session, digest: str, seen: set[str]) -> Iterator[LineageNode]:
-    rows = session.exec(
-        select(ParentRow, VersionRow, AdapterRow)
-        .join(VersionRow, col(VersionRow.id) == ParentRow.version_id)
-        .join(AdapterRow, col(AdapterRow.id) == VersionRow.adapter_id)
-        .where(ParentRow.digest == digest, VersionRow.state != "deleted")
-        .order_by(col(AdapterRow.namespace), col(AdapterRow.name), col(VersionRow.number))
-    ).all()
-    for edge, row, adapter in rows:
-        below = ()
-        if row.digest not in seen and len(seen) <= MAX_DEPTH:
-            below = tuple(_children(session, row.digest, {*seen, row.digest}))
-        yield _node(row, adapter, edge.weight, children=below)
+    def __init__(self, session: Session, digest: str) -> None:
+        self._session, self._seen, self._left = session, {digest}, MAX_NODES
+
+    def parents(self, row: VersionRow, depth: int = 0) -> tuple[list[LineageNode], bool]:
+        """Return what a version was made of, and whether some of it was left out."""
+        edges = self._session.exec(
+            select(ParentRow)
+            .where(ParentRow.version_id == row.id)
+            .order_by(col(ParentRow.position))
+            .limit(self._left + 1)
+        ).all()
+        nodes: list[LineageNode] = []
+        for edge in edges:
+            if not self._may_go_on(depth):
+                return nodes, True
+            found = _by_digest(self._session, edge.digest)
+            if not found:
+                name = edge.name or edge.digest[:19]
+                nodes.append(LineageNode(name, edge.digest, "", edge.weight, is_here=False))
+                continue
+            above, is_cut = self.parents(found[0], depth + 1) if self._is_first(edge.digest) else ([], False)
+            nodes.append(_node(*found, edge.weight, parents=above, is_cut=is_cut))
+        return nodes, False
+
+    def children(self, row: VersionRow, depth: int = 0) -> tuple[list[LineageNode], bool]:
+        """Return what was made of a version, and whether some of it was left out."""
+        rows = self._session.exec(
+            select(ParentRow, VersionRow, AdapterRow)
+            .join(VersionRow, col(VersionRow.id) == ParentRow.version_id)
+            .join(AdapterRow, col(AdapterRow.id) == VersionRow.adapter_id)
+            .where(ParentRow.digest == row.digest, VersionRow.state != "deleted")
+            .order_by(col(AdapterRow.namespace), col(AdapterRow.name), col(VersionRow.number))
+            .limit(self._left + 1)
+        ).all()
+        nodes: list[LineageNode] = []
+        for edge, child, adapter in rows:
+            if not self._may_go_on(depth):
+                return nodes, True
+            below, is_cut = self.children(child, depth + 1) if self._is_first(child.digest) else ([], False)
+            nodes.append(_node(child, adapter, edge.weight, children=below, is_cut=is_cut))
+        return nodes, False
+
+    def _may_go_on(self, depth: int) -> bool:
+        if self._left == 0 or depth > MAX_DEPTH:
+            return False
+        self._left -= 1
+        return True
+
+    def _is_first(self, digest: str) -> bool:
+        is_first = digest not in self._seen
+        self._seen.add(digest)
+        return is_first
 
 
 def _by_digest(session: Session, digest: str) -> tuple[VersionRow, AdapterRow] | None:
@@ -141,10 +182,11 @@ def _node(
     row: VersionRow,
     adapter: AdapterRow,
     weight: str,
-    *,
     parents: Sequence[LineageNode] = (),
     children: Sequence[LineageNode] = (),
+    *,
+    is_cut: bool,
 ) -> LineageNode:
     label = f"{adapter.namespace}/{adapter.name}@{row.number}"
     operation = "deleted" if row.state == "deleted" else row.operation
-    return LineageNode(label, row.digest, operation, weight, True, parents, children)
+    return LineageNode(label, row.digest, operation, weight, True, tuple(parents), tuple(children), is_cut)

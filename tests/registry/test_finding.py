@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from adapterhub_registry.ancestry import MAX_NODES, LineageNode
 from adapterhub_registry.errors import (
     FieldError,
     RecordError,
@@ -22,6 +23,7 @@ from adapterhub_registry.exif import exif_bytes
 from adapterhub_registry.hashes import hash_file
 from adapterhub_registry.record import parameters_text, picture_with_record
 from adapterhub_registry.search import Filters, match_expression
+from adapterhub_registry.server.gallery.family import MOST, draw_family
 from adapterhub_registry.store import Registry
 from tests.registry.conftest import weights_bytes
 from tests.registry.test_record import RECORD
@@ -284,3 +286,45 @@ def test_lineage_is_a_tree_both_ways(shelf: Registry) -> None:
     assert "-->|0.7|" in chart
     assert json.loads(json.dumps(node.as_json()))["parents"][1]["is_here"] is False
     assert shelf.lineage(corgi.reference).parents == ()
+
+
+def test_lineage_of_diamonds_shows_each_version_with_its_relatives_once(shelf: Registry) -> None:
+    name = add(shelf, 30, "me/chain")
+    for seed in range(31, 51):  # a million paths
+        digest = shelf.resolve(name).digest
+        twice = {"operation": "merged", "parent.1": digest, "parent.2": digest}
+        name = add(shelf, seed, "me/chain", lineage=twice)
+    assert len(shelf.lineage(name).as_lines()) == len(shelf.lineage("me/chain@1").as_lines()) == 1 + 2 * 20
+    first, second = shelf.lineage(name).parents
+    assert (first.label, second.label) == ("me/chain@20", "me/chain@20")
+    assert (len(first.parents), len(second.parents)) == (2, 0)
+    drawing = draw_family(shelf.lineage(name))
+    assert drawing is not None
+    assert len({box.x for box in drawing.boxes}) == len(drawing.boxes) == 21
+
+
+def test_lineage_that_is_too_large_says_that_it_was_cut(shelf: Registry) -> None:
+    parents = {f"parent.{number}": f"sha256:{number:064x}" for number in range(1, MAX_NODES + 2)}
+    node = shelf.lineage(add(shelf, 60, "me/many", lineage={"operation": "merged", **parents}))
+    assert (len(node.parents), node.is_cut) == (MAX_NODES, True)
+    assert "not all is listed" in node.as_lines()[0]
+    drawing = draw_family(node)
+    assert drawing is not None
+    assert (len(drawing.boxes), drawing.is_cut) == (MOST, True)
+
+
+def test_parents_are_drawn_left_of_their_children_where_ways_differ_in_length() -> None:
+    def node(label: str, *parents: LineageNode) -> LineageNode:
+        return LineageNode(label, label, "merged", "", True, parents)
+
+    short = node("both", node("old"))
+    long = node("step", node("both"))  # met a second time, without its relatives
+    drawing = draw_family(node("new", short, long))
+    assert drawing is not None
+    assert [box.label for box in sorted(drawing.boxes, key=lambda box: box.x)] == [
+        "old",
+        "both",
+        "step",
+        "new",
+    ]
+    assert len({box.x for box in drawing.boxes}) == 4

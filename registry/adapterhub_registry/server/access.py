@@ -23,8 +23,8 @@ class Rule:
             grant that it signed, in place of a token; `user`: who has a token; `reader`, `writer`, `owner`:
             who has that role, or a higher one, where `where` says.
         where: `address`: of the adapter in the address; `draft`: likewise, and it may be one that waits for
-            its first version; `body`: of the one in the body; `namespace`: in the namespace that the body
-            names; empty for roles that need none.
+            its first version; `body`: of the one in the body; `body draft`: likewise, or one that waits;
+            `namespace`: in the namespace that the body names; empty for roles that need none.
     """
 
     role: str
@@ -39,6 +39,7 @@ WRITER = Rule("writer", "address")
 DRAFTER = Rule("writer", "draft")
 OWNER = Rule("owner", "address")
 BODY_OWNER = Rule("owner", "body")
+BODY_DRAFT_OWNER = Rule("owner", "body draft")
 NAMESPACE_WRITER = Rule("writer", "namespace")
 USER = Rule("user")
 

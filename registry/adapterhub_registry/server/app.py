@@ -176,8 +176,8 @@ def _count(site: Site, request: Request, caller: str) -> None:
 def _run(route: Route, call: Call, content: bytes) -> Response:
     rule = route.rule
     call = replace(call, body=read_json(content) if route.body == JSON else content)
-    if rule.where == "body":
-        call = find_in_body(call)
+    if rule.where in ("body", "body draft"):
+        call = find_in_body(call, drafts=rule.where == "body draft")
         require(call.caller, rule.role, call.hosted.namespace, is_public=call.hosted.is_public)
     elif rule.where == "namespace":
         require(call.caller, rule.role, body_name(call).partition("/")[0])

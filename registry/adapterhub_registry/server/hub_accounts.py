@@ -107,11 +107,11 @@ def body_name(call: Call) -> str:
     return adapter_reference(name).adapter
 
 
-def find_in_body(call: Call) -> Call:
-    """Return the call with the repository that the body names."""
+def find_in_body(call: Call, *, drafts: bool) -> Call:
+    """Return the call with the repository that the body names; with `drafts`, it may wait to be published."""
     name = body_name(call)
     with call.registry.database.snapshot() as read:
-        adapter = find_hosted(read, call.caller, name)
+        adapter = find_hosted(read, call.caller, name, drafts=drafts)
     return Call(call.site, call.request, call.caller, adapter, call.body)
 
 

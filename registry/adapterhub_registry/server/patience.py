@@ -5,11 +5,15 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from fcntl import ioctl
-from termios import TIOCOUTQ
 from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = termios = None
 
 LEAST_BYTES = 4096
 """What must move while a client is waited for: in 30 seconds, the slowest modem moves ten times that."""
@@ -90,8 +94,9 @@ class PatientProtocol(asyncio.Protocol):
 def _unsent(transport: asyncio.Transport) -> int:
     """Return how much the client has not taken; some of it, which may be megabytes, the system holds."""
     held = bytearray(4)
-    with suppress(OSError):  # where the system does not tell
-        ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, held)
+    if fcntl is not None and termios is not None:
+        with suppress(OSError):  # where the system does not tell
+            fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
     return transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder)
 
 

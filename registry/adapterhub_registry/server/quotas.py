@@ -1,5 +1,7 @@
 """How much the adapters of a namespace hold, and may hold: each file of a version, commit or upload once."""
 
+from collections.abc import Sequence
+
 from sqlmodel import Session
 
 from adapterhub_registry.database import Read
@@ -48,3 +50,11 @@ def check_quota(session: Session, namespace: str) -> None:
     """Check, inside the transaction that added something, that a namespace holds no more than it may."""
     session.flush()
     check_room(read_in(session), namespace, 0)
+
+
+def largest_quota(read: Read, namespaces: Sequence[str]) -> int | None:
+    """Return how much the largest of some namespaces may hold; None if one of them has no quota."""
+    marks = ", ".join("?" * len(namespaces))
+    query = f"SELECT quota FROM namespace WHERE quota IS NOT NULL AND name IN ({marks})"  # noqa: S608
+    quotas = [quota for (quota,) in read(query, namespaces)]
+    return max(quotas) if quotas and len(quotas) == len(namespaces) else None

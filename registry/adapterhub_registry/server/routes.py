@@ -22,6 +22,7 @@ from adapterhub_registry.server import (
     xet,
 )
 from adapterhub_registry.server.access import (
+    BODY_DRAFT_OWNER,
     BODY_OWNER,
     DRAFTER,
     GRANTED,
@@ -111,7 +112,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/api/validate-yaml", PUBLIC, hub_accounts.validate_card, JSON),
     Route("POST", "/api/repos/create", NAMESPACE_WRITER, hub_accounts.create, JSON),
     Route("POST", "/api/repos/move", BODY_OWNER, hub_accounts.move, JSON),
-    Route("DELETE", "/api/repos/delete", BODY_OWNER, hub_accounts.delete, JSON),
+    Route("DELETE", "/api/repos/delete", BODY_DRAFT_OWNER, hub_accounts.delete, JSON),
     Route("PUT", f"{M}/settings", OWNER, hub_accounts.settings, JSON),
     Route("GET", f"{M}/auth-check", READER, hub_accounts.check_access),
     Route("GET", f"{M}/auth-check/write", WRITER, hub_accounts.check_access),

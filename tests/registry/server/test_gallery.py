@@ -1,8 +1,10 @@
 """The gallery's pages over plain HTTP: what is found, what is shown, and to whom."""
 
+import http.client
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
@@ -288,6 +290,27 @@ def test_nothing_that_people_wrote_becomes_markup(gallery: Served, visitor: Brow
             assert source.startswith(("/", "#", "https://foreign.example/")) or not source, (tag, found)
             assert tag == "a" or "foreign" not in source
             assert "foreign" not in source or "noopener" in found["rel"]
+
+
+def test_no_page_says_a_header_twice(gallery: Served) -> None:
+    (picture,) = gallery.registry.previews(gallery.registry.resolve("acme/ink@1"))
+    parts = urlsplit(gallery.url)
+    for path in ("/", "/static/icon.svg", f"/acme/ink/pictures/{picture.sha256}", "/acme/none"):
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+        connection.request("GET", path)
+        names = [name.lower() for name, _ in connection.getresponse().getheaders()]
+        connection.close()
+        assert "x-content-type-options" in names, path
+        assert len(names) == len(set(names)), path
+
+
+def test_what_is_loaded_into_diffusers_has_a_name_that_peft_takes(gallery: Served, tmp_path: Path) -> None:
+    path = tmp_path / "dotted.safetensors"
+    path.write_bytes(weights_bytes(904))
+    gallery.registry.add(path, name="other/ink.v1.5")
+    text = Page(gallery.ask("GET", "/other/ink.v1.5", by="other")).text
+    assert 'load_lora_weights("other/ink.v1.5", revision="v1", adapter_name="ink_v1_5")' in text
+    assert 'set_adapters("ink_v1_5", 1)' in text
 
 
 def test_who_has_a_browser_gets_pages_for_errors_too(visitor: Browser) -> None:

@@ -138,6 +138,7 @@ def test_forms_from_elsewhere_are_refused(gallery: Served) -> None:
         ({"form_key": foreign}, {}),
         ({"form_key": key}, {"Origin": "https://evil.example"}),
         ({"form_key": key}, {"Origin": "null"}),
+        ({"form_key": key}, {"Origin": "http://["}),
         ({"form_key": key}, {"Sec-Fetch-Site": "cross-site"}),
     ):
         assert browser.post("/logout", values, **headers).status == 403
@@ -152,6 +153,7 @@ def test_nobody_is_signed_in_by_a_foreign_form(gallery: Served) -> None:
     answer = Browser(gallery).post("/login", {**fields, "token": gallery.tokens["rita"]})
     assert answer.status == 403
     assert "set-cookie" not in answer.headers
+    assert Browser(gallery).post("/login", {**fields, "token": ""}, Origin="http://[").status == 403
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Uploading with a browser: forms in any pieces, versions and pictures made of them, refusals in words."""
 
 import io
+import resource
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from PIL import Image
@@ -19,6 +22,12 @@ from tests.registry.server.galleries import Page
 
 BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
 Part = tuple[str, str | None, bytes]
+
+
+class Disk(NamedTuple):
+    """As `shutil.disk_usage` tells it."""
+
+    free: int
 
 
 def form_bytes(parts: list[Part], boundary: str = BOUNDARY) -> bytes:
@@ -200,6 +209,44 @@ def test_one_uploads_where_one_writes(gallery: Served) -> None:
 def test_a_full_namespace_takes_no_more(gallery: Served) -> None:
     people = People(gallery.registry.database)
     people.add_organisation("small", owner="bob", quota=100)
-    answer = upload(gallery, weights(6), namespace="small")
+    answer = upload(gallery, weights(6), namespace="small", name="ink")
     assert answer.status == 400
     assert "there is no room" in Page(answer).text
+    assert "small/ink" not in {adapter.name for adapter in gallery.registry.list()}
+
+
+def test_a_quota_counts_what_is_kept(gallery: Served) -> None:
+    picture = io.BytesIO()
+    Image.effect_noise((64, 64), 90).convert("RGB").save(picture, "WEBP", quality=1)
+    sent: list[Part] = [weights(7), ("pictures", "noise.webp", picture.getvalue())]
+    size = sum(len(content) for _, _, content in sent)
+    people = People(gallery.registry.database)
+    people.add_organisation("exact", owner="bob", quota=size + 400)  # the PNG has thousands more
+    assert "there is no room" in Page(upload(gallery, *sent, namespace="exact", name="ink")).text
+    assert upload(gallery, weights(7), namespace="exact", name="ink").status == 303
+    assert upload(gallery, weights(7), namespace="exact", name="ink").status == 303  # it was there
+
+
+@pytest.mark.parametrize("quota", [1000, None])
+def test_a_form_that_cannot_be_kept_is_refused_before_it_comes(
+    gallery: Served, monkeypatch: pytest.MonkeyPatch, quota: int | None
+) -> None:
+    People(gallery.registry.database).set_quota("other", quota)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(1 << 30 if quota else 4 << 20))
+    announced = {
+        "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
+        "Content-Length": str(16 << 20),
+    }
+    answer = gallery.ask("POST", "/upload", by="other", headers=announced)  # not a byte of it is sent
+    assert answer.status == (413 if quota else 507)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told(gallery: Served) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        answer = upload(gallery, ("weights", "ink.safetensors", bytes(3 << 20)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (answer.status, "The server has no room" in Page(answer).text) == (507, True)
+    assert list((gallery.registry.home / "staging").iterdir()) == []

@@ -322,6 +322,30 @@ def test_an_adapter_is_seen_once_its_first_version_is_whole(served: Served) -> N
     assert (again.status, again.table["is_new"]) == (200, False)
 
 
+def test_a_draft_that_nobody_finished_blocks_no_name(served: Served, adapter: str) -> None:
+    publish(served, adapter, weights_bytes(45))
+    made = {"name": "acme/left"}
+    assert served.ask("POST", "/v1/adapters", made, by="bob").status == 201
+    assert put(served, "acme/left", weights_bytes(46)).status == 201
+    named = {"name": "left", "organization": "acme"}
+    for by, status in (("rita", 404), ("bob", 403), ("alice", 200), ("alice", 404)):
+        assert served.ask("DELETE", "/api/repos/delete", named, by=by).status == status
+    assert served.ask("POST", "/v1/adapters", made, by="bob").status == 201
+    assert put(served, "acme/left", weights_bytes(46)).status == 201
+    served.registry.move(adapter, "acme/left")
+    assert served.ask("GET", f"/v1/adapters/{adapter}", by="rita").status == 307
+    assert served.registry.resolve("acme/left").number == 1
+
+
+def test_another_writer_does_not_show_what_is_about_to_come(served: Served) -> None:
+    name = "acme/kept-private"
+    for by, visibility in (("bob", "private"), ("alice", "public")):
+        made = {"name": name, "visibility": visibility}
+        assert served.ask("POST", "/v1/adapters", made, by=by).status == 201
+    publish(served, name, weights_bytes(47))
+    assert served.ask("GET", f"/v1/adapters/{name}", by="rita").table["visibility"] == "private"
+
+
 def test_the_document_names_every_route_for_programs(served: Served) -> None:
     table = served.ask("GET", "/openapi.json").table
     listed = {(method.upper(), path) for path, item in table["paths"].items() for method in item}

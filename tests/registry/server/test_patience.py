@@ -5,6 +5,8 @@ import http.client
 import json
 import logging
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -189,3 +191,26 @@ def test_whoever_goes_on_is_waited_for(home: Path, token: str) -> None:
             clock.skip(31)
         assert sending.recv(12) == b"HTTP/1.1 200"
         assert len(read(taking, SIZE - taken)) == SIZE - taken
+
+
+WITHOUT = """
+import asyncio, socket, sys, uvicorn
+sys.modules["fcntl"] = sys.modules["termios"] = None
+from adapterhub_registry.server.patience import _unsent
+
+async def main():
+    one, other = socket.socketpair()
+    _, writer = await asyncio.open_connection(sock=one)
+    writer.write(bytes(4 << 20))
+    print(_unsent(writer.transport), writer.transport.get_write_buffer_size())
+    writer.transport.abort()
+    other.close()
+
+asyncio.run(main())
+"""
+
+
+def test_without_what_unix_tells_the_buffer_of_the_server_counts() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
+    counted, held = map(int, done.stdout.split())
+    assert counted == held > 0

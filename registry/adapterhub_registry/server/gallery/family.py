@@ -1,6 +1,7 @@
 """Lineage drawn: columns from the oldest ancestor to the youngest descendant, as numbers for an SVG."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from adapterhub_registry.ancestry import LineageNode
@@ -59,20 +60,18 @@ def draw_family(node: LineageNode) -> Drawing | None:
     """Return the drawing of a lineage; None where there is nothing but the version itself."""
     if not node.parents and not node.children:
         return None
-    depths: dict[str, int] = {}
     nodes: dict[str, LineageNode] = {}
     edges: dict[tuple[str, str], str] = {}
     is_cut = False
-    for found, depth, parent, child, weight in _walk(node):
+    for found, parent, child, weight in _walk(node):
         if found.digest not in nodes and len(nodes) >= MOST:
             is_cut = True
-            continue
+            break
+        is_cut |= found.is_cut
         nodes.setdefault(found.digest, found)
-        # One that is met twice stands where all its children are to the right.
-        known = depths.setdefault(found.digest, depth)
-        depths[found.digest] = min(known, depth) if depth < 0 else max(known, depth)
-        if parent in nodes and child in nodes:
+        if parent:
             edges[parent, child] = weight
+    depths = _depths(node.digest, edges)
     first = min(depths.values())
     columns: dict[int, list[str]] = {}
     for digest, depth in depths.items():
@@ -91,18 +90,33 @@ def draw_family(node: LineageNode) -> Drawing | None:
     return Drawing(width, height, boxes, lines, is_cut)
 
 
-def _walk(node: LineageNode, depth: int = 0) -> Iterator[tuple[LineageNode, int, str, str, str]]:
-    """Yield each version with its column, and the edge by which it was reached."""
-    if depth == 0:
-        yield node, 0, "", "", ""
-    if depth <= 0:
-        for parent in node.parents:
-            yield parent, depth - 1, parent.digest, node.digest, parent.weight
-            yield from _walk(parent, depth - 1)
-    if depth >= 0:
-        for child in node.children:
-            yield child, depth + 1, node.digest, child.digest, child.weight
-            yield from _walk(child, depth + 1)
+def _walk(node: LineageNode) -> Iterator[tuple[LineageNode, str, str, str]]:
+    """Yield each version with the edge by which it was reached; of the one in the middle, none."""
+    yield node, "", "", ""
+    # The nearest first, so that they are the ones that are drawn.
+    waiting = deque([node])
+    while waiting:
+        one = waiting.popleft()
+        for parent in one.parents:
+            yield parent, parent.digest, one.digest, parent.weight
+        for child in one.children:
+            yield child, one.digest, child.digest, child.weight
+        waiting.extend([*one.parents, *one.children])
+
+
+def _depths(middle: str, edges: Collection[tuple[str, str]]) -> dict[str, int]:
+    """Return the column of each version: left of all that was made of it, right of all it was made of."""
+    depths = {middle: 0}
+    for _ in range(MOST):  # more rounds than the longest way has edges
+        before = dict(depths)
+        for parent, child in edges:
+            if depths.get(child, 1) <= 0:
+                depths[parent] = min(depths.get(parent, 0), depths[child] - 1)
+            elif depths.get(parent, -1) >= 0:
+                depths[child] = max(depths.get(child, 0), depths[parent] + 1)
+        if depths == before:
+            break
+    return depths
 
 
 def _box(node: LineageNode, x: int, y: int, is_focus: bool) -> Box:

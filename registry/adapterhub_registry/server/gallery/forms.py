@@ -68,8 +68,14 @@ async def read_form(request: Request) -> Form:
         raise malformed() from exc
 
 
-async def receive_form(request: Request, staging: Path, stack: ExitStack) -> Form:
+async def receive_form(request: Request, staging: Path, stack: ExitStack, *, most: int) -> Form:
     """Return a form with files, which lie in `staging` until the stack is closed.
+
+    Args:
+        request: The request.
+        staging: Where files go.
+        stack: Removes them.
+        most: How many bytes it may have.
 
     Raises:
         RefusalError: It is too large, cut off, or no such form.
@@ -79,7 +85,7 @@ async def receive_form(request: Request, staging: Path, stack: ExitStack) -> For
     if match is None:
         raise malformed()
     parser = FormParser(match[1].encode(), staging, stack)
-    async for piece in pieces(request, most=MAX_FORM_BYTES):
+    async for piece in pieces(request, most=most):
         await run_in_threadpool(parser.feed, piece)
     return parser.finish()
 

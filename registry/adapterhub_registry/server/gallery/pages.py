@@ -159,7 +159,6 @@ def download(call: Call) -> Response:
     kept = f"{call.hosted.name}-v{version.number}-{path.rsplit('/', 1)[-1]}"
     headers = {
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(kept)}",
-        "X-Content-Type-Options": "nosniff",
         "ETag": f'"{file.sha256}"',
         "Cache-Control": "private, no-cache",
     }
@@ -221,7 +220,6 @@ def _pairs(
     pairs: list[tuple[StoredFile | None, StoredFile | None]] = []
     alone: list[StoredFile] = []
     for picture in ours:
-        made_with = (picture.prompt, picture.seed)
         made_with = (picture.prompt, picture.seed)
         same = (item for item in left if picture.prompt and (item.prompt, item.seed) == made_with)
         if (found := next(same, None)) is not None:

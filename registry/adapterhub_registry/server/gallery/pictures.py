@@ -29,7 +29,6 @@ def show_picture(call: Call) -> Response:
     headers = {
         "ETag": f'"{sha256}-{size}"',
         "Cache-Control": "private, max-age=86400",
-        "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'",
     }
     if is_known(call.request.headers.get("if-none-match", ""), f"{sha256}-{size}"):

@@ -17,7 +17,6 @@ STATIC = {"gallery.css": "text/css", "gallery.js": "text/javascript", "icon.svg"
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",  # without an origin, no form could be told from a foreign one
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -33,6 +32,7 @@ TITLES = {
     413: "That is too large",
     429: "Too many requests",
     503: "Not just now",
+    507: "The server has no room",
 }
 
 
@@ -51,7 +51,7 @@ def show_static(call: Call) -> Response:
         raise RefusalError(404, "there is no such file", code="EntryNotFound")
     is_named = call.request.query_params.get("v") == _edition
     kept = "public, max-age=31536000, immutable" if is_named else "no-cache"
-    headers = {"Cache-Control": kept, "X-Content-Type-Options": "nosniff"}
+    headers = {"Cache-Control": kept}
     return Response(_static[name], media_type=STATIC[name], headers=headers)
 
 

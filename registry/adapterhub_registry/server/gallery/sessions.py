@@ -132,7 +132,11 @@ def check_origin(request: Request) -> None:
         RefusalError: It was not.
     """
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    try:
+        is_foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    except ValueError:  # it is no address
+        is_foreign = True
+    if is_foreign:
         raise RefusalError(403, FOREIGN)
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise RefusalError(403, FOREIGN)

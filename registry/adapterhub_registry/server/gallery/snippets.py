@@ -29,6 +29,7 @@ def snippets(version: Version, origin: str, *, is_private: bool) -> list[Snippet
     prompt = one_line(", ".join(version.trigger_words)) or "a picture"
     base = BASE_MODELS.get(version.architecture, version.architecture)
     short = version.name.partition("/")[2]
+    loaded = short.replace(".", "_")  # PEFT takes no dots
     sign_in = "adapterhub login team\n" if is_private else ""
     token = "export HF_TOKEN=ahub_...\n" if is_private else ""
     pull = f"adapterhub remote add team {origin}\n{sign_in}adapterhub pull team:{reference}\n"
@@ -45,8 +46,8 @@ def snippets(version: Version, origin: str, *, is_private: bool) -> list[Snippet
     diffusers = (
         f"# export HF_ENDPOINT={origin}{' HF_TOKEN=ahub_...' if is_private else ''}\n"
         f'pipeline.load_lora_weights("{version.name}", revision="v{version.number}", '
-        f'adapter_name="{short}")\n'
-        f'pipeline.set_adapters("{short}", {weight})\n'
+        f'adapter_name="{loaded}")\n'
+        f'pipeline.set_adapters("{loaded}", {weight})\n'
         f"picture = pipeline({prompt!r}).images[0]\n"
     )
     export = f"adapterhub export {reference} --format comfy --out ComfyUI/models/loras/{short}.safetensors\n"

@@ -15,6 +15,7 @@ from adapterhub_registry.errors import (
     ArchitectureError,
     FieldError,
     InputError,
+    OutputError,
     PickleRefusedError,
     PictureError,
     WeightsError,
@@ -24,19 +25,22 @@ from adapterhub_registry.manifest import Manifest, Version, check_manifest, deci
 from adapterhub_registry.publication import KINDS, Details, Publication, Published, check_details
 from adapterhub_registry.publishing import publish_in
 from adapterhub_registry.references import adapter_reference
-from adapterhub_registry.rows import acting_as, find_adapter, read_in
+from adapterhub_registry.rows import acting_as, find_adapter
 from adapterhub_registry.server.access import require
 from adapterhub_registry.server.calls import Call, to_refusal
 from adapterhub_registry.server.catching_up import catch_up
 from adapterhub_registry.server.errors import RefusalError
-from adapterhub_registry.server.gallery.forms import Form, FormFile, receive_form
+from adapterhub_registry.server.gallery.forms import MAX_FORM_BYTES, Form, FormFile, receive_form
 from adapterhub_registry.server.gallery.rendering import go_to, render
 from adapterhub_registry.server.gallery.sessions import check_origin
-from adapterhub_registry.server.quotas import check_room
+from adapterhub_registry.server.quotas import check_quota, largest_quota
+from adapterhub_registry.server.uploads import room_on_disk
 
 MOST_PICTURES = 16
 TEXTS = ("title", "description", "tags", "kind", "licence", "trigger_words", "weight", "message", "card")
 LONGEST = 100_000
+FORM_TEXT_BYTES = 4 << 20
+"""What a form has beside its files: texts, and the heads of its parts."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,6 @@ class Parcel:
         message: Likewise.
         details: What is said of the adapter.
         visibility: Of a new adapter.
-        size: Bytes of all files.
     """
 
     name: str
@@ -61,7 +64,6 @@ class Parcel:
     message: str
     details: Details
     visibility: str
-    size: int
 
 
 def show_upload(call: Call) -> Response:
@@ -80,9 +82,29 @@ async def upload(call: Call) -> Response:
             403, "this needs the role of writer in a namespace, and a token of the scope write"
         )
     staging = call.registry.home / "staging"
-    with ExitStack() as stack:
-        form = await receive_form(call.request, staging, stack)
-        return await run_in_threadpool(partial(_upload, call, form))
+    most = await run_in_threadpool(_most_bytes, call)
+    try:
+        with ExitStack() as stack:
+            form = await receive_form(call.request, staging, stack, most=most)
+            return await run_in_threadpool(partial(_upload, call, form))
+    except OSError as exc:  # also at the end of a draft, whose last bytes are written then
+        raise OutputError(staging, exc.strerror or str(exc)) from exc
+
+
+def _most_bytes(call: Call) -> int:
+    """Return how large a form may be: no namespace of the caller could hold more.
+
+    What is free there does not matter, because the files may be there already.
+
+    Raises:
+        RefusalError: The disk has no room for what is announced.
+    """
+    length = call.request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > room_on_disk(call.registry.home):
+        raise RefusalError(507, "the server's disk has no room for this; tell who runs it")
+    with call.registry.database.snapshot() as read:
+        quota = largest_quota(read, call.writable)
+    return MAX_FORM_BYTES if quota is None else min(quota + FORM_TEXT_BYTES, MAX_FORM_BYTES)
 
 
 def _upload(call: Call, form: Form) -> Response:
@@ -147,9 +169,6 @@ def _read(call: Call, form: Form) -> Parcel:
         raise FieldError("number of pictures", str(len(pictures)), f"at most {MOST_PICTURES} at once")
     details = _details(form)
     check_details(details)
-    size = given[0].size + sum(file.size for file in pictures)
-    with call.registry.database.snapshot() as read:
-        check_room(read, namespace, size)
     return Parcel(
         name=reference.adapter,
         payload=payload,
@@ -158,7 +177,6 @@ def _read(call: Call, form: Form) -> Parcel:
         message=" ".join(form.text("message").split()),
         details=details,
         visibility=visibility,
-        size=size,
     )
 
 
@@ -215,8 +233,8 @@ def _publish(call: Call, parcel: Parcel) -> Version:
         with registry.database.writing() as session:
             row = find_adapter(session, reference)
             is_new = row is None or bool(row.removed)
-            check_room(read_in(session), reference.namespace, parcel.size)
             done = publish_in(session, registry.blobs, publication, facts, where="the server")
+            check_quota(session, reference.namespace)
             row = find_adapter(session, reference)
             if is_new and row is not None:
                 row.visibility = parcel.visibility
