@@ -127,6 +127,34 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_bytes(pictures: Pictures, 
     assert [one.digest for one in result.versions] == [one.digest for one in wanted.versions]
 
 
+def test_candidates_that_are_trained_and_wait_for_the_others_are_not_trained_again(
+    pictures: Pictures, home: Path
+) -> None:
+    grid = "[sweep]\nhalving = false\n[sweep.grid]\noptimizer.learning_rate = [1e-4, 1e-3, 2e-3]\n"
+    file = config_file(pictures(), grid, steps=2)
+    config = SweepConfig.from_toml(
+        file, overrides=["group.max_adapters=2", "adapters.0.validation.prompts=[]"]
+    )
+    registry = Registry(home)
+    seen: list[tuple[str, int]] = []
+
+    def stop(progress: Progress) -> None:
+        seen.append((progress.name, progress.step))
+        if seen[-1] == ("me/ink#3", 1):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(TrainingStoppedError):
+        sweep(config, registry=registry, on_progress=stop)
+    result = sweep(config, registry=registry, resume="latest", on_progress=stop)
+    assert sorted(seen) == [(f"me/ink#{number}", step) for number in (1, 2, 3) for step in (1, 2)]
+    assert sorted((one.state, one.step) for one in result.outcomes) == [
+        ("kept", 2),
+        ("not kept", 2),
+        ("not kept", 2),
+    ]
+    assert [item.number for item in registry.versions("me/ink")] == [1]
+
+
 def test_a_candidate_that_diverges_is_no_failure_of_the_sweep(pictures: Pictures, home: Path) -> None:
     extra = "sweep.halving = false\nsweep.grid.optimizer.learning_rate = [1e30, 1e-3]\n"
     folder = pictures()
