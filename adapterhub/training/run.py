@@ -138,7 +138,7 @@ class Run:
     def _train(self, stop: Stop, found: Checkpoint | None, observer: Observer) -> None:
         site = self._site
         self._trainees = {name: self._trainee(name) for name in self._order(found)}
-        slots = min(len(self._trainees), site.config.group.max_adapters)
+        slots = self._group.slots
         network = self._network(slots)
         encode = CaptionEncoder([site.pipeline.text_encoder, site.pipeline.text_encoder_2])
         executor = Executor(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load
 
-from adapterhub.errors import ConfigError, TrainingError, TrainingStoppedError
+from adapterhub.errors import CheckpointError, ConfigError, TrainingError, TrainingStoppedError
 from adapterhub.training.config import TrainConfig
 from adapterhub.training.progress import Progress
 from adapterhub.training.runs import find_run, run_directory
@@ -153,6 +153,39 @@ def test_candidates_that_are_trained_and_wait_for_the_others_are_not_trained_aga
         ("not kept", 2),
     ]
     assert [item.number for item in registry.versions("me/ink")] == [1]
+
+
+@pytest.mark.parametrize("override", ["adapters.0.network.algorithm=dora", "group.executor=sequential"])
+def test_candidates_are_trained_one_after_another_if_they_must_or_are_asked_to(
+    pictures: Pictures, home: Path, override: str
+) -> None:
+    grid = "[sweep]\nhalving = false\n[sweep.grid]\noptimizer.learning_rate = [1e-4, 1e-3]\n"
+    file = config_file(pictures(), grid, steps=2)
+    overrides = [override, "adapters.0.validation.prompts=[]", "adapters.0.network.rank=2"]
+    config = SweepConfig.from_toml(file, overrides=overrides)
+    seen: list[str] = []
+    registry = Registry(home)
+    result = sweep(config, registry=registry, on_progress=lambda progress: seen.append(progress.name))
+    assert seen == ["me/ink#1", "me/ink#1", "me/ink#2", "me/ink#2"]
+    assert {one.state for one in result.outcomes} == {"kept", "not kept"}
+
+
+def test_fewer_slots_than_a_sweep_was_begun_with_are_refused(pictures: Pictures, home: Path) -> None:
+    grid = "[sweep.grid]\noptimizer.learning_rate = [1e-4, 1e-3, 2e-3]\n"
+    file = config_file(pictures(), grid, steps=4)
+    plain = "adapters.0.validation.prompts=[]"
+    registry = Registry(home)
+
+    def stop(progress: Progress) -> None:
+        if progress.name == "me/ink#1":
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(TrainingStoppedError):
+        sweep(SweepConfig.from_toml(file, overrides=[plain]), registry=registry, on_progress=stop)
+    fewer = SweepConfig.from_toml(file, overrides=[plain, "group.max_adapters=2"])
+    for begin in (plan_sweep, sweep):
+        with pytest.raises(CheckpointError, match=r"begun with 3 adapters .*max_adapters to at least 3"):
+            begin(fewer, registry=registry, resume="latest")
 
 
 def test_a_candidate_that_diverges_is_no_failure_of_the_sweep(pictures: Pictures, home: Path) -> None:
