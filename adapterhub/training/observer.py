@@ -339,7 +339,7 @@ class Observer:
         scores = one.scorer.score(pictures)
         one.status.add_scores(step, scores)
         for name, value in scores.items():
-            self._trackers.scalar(name, one.status.name, value)
+            self._trackers.scalar(name, one.status.label, value)
 
     def _report(self, one: _Watched, training: Training, file: Path) -> Report:
         item, config = one.item, one.item.config

@@ -17,7 +17,9 @@ from adapterhub.training.dataset import Dataset, read_sources
 from adapterhub.training.holdout import hold_out
 from adapterhub.training.rows import Reading, batch_order
 from adapterhub.training.runs import run_directory
+from adapterhub.training.scores import require_score_models
 from adapterhub.training.sweep_config import Candidate, SweepConfig, SweepRules
+from adapterhub.training.trackers import require_trackers
 from adapterhub_registry.store import Registry
 
 
@@ -113,8 +115,10 @@ def make_plan(
         processes: How many share the adapters.
 
     Raises:
-        AdapterHubError: As `read_sources` and `load_checkpoint`.
+        AdapterHubError: As `read_sources`, `load_checkpoint`, `require_trackers` and `require_score_models`.
     """
+    require_trackers(config.group.trackers)
+    require_score_models(config.adapters)
     found = _read_all(config, base)
     groups = _groups(config, processes)
     runs = [_run(*_chosen(config, found, group), base) for _, group in groups]
@@ -162,6 +166,8 @@ def make_sweep_plan(
     Raises:
         AdapterHubError: As `make_plan`.
     """
+    require_trackers(config.train.group.trackers)
+    require_score_models([one.config for one in config.candidates])
     read: dict[tuple[Any, ...], Dataset] = {}
     found: list[Dataset] = []
     for one in config.candidates:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,13 +10,21 @@ import pytest
 from PIL import Image
 from safetensors.torch import load
 
-from adapterhub.errors import CheckpointError, ConfigError, TrainingError, TrainingStoppedError
+from adapterhub.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    ScoreModelError,
+    TrainingError,
+    TrainingStoppedError,
+)
 from adapterhub.training.config import TrainConfig
+from adapterhub.training.outlook import look_ahead
 from adapterhub.training.progress import Progress
 from adapterhub.training.runs import find_run, run_directory
 from adapterhub.training.sweep import SweepResult, plan_sweep, sweep
 from adapterhub.training.sweep_config import SweepConfig
-from adapterhub.training.train import train
+from adapterhub.training.train import plan, train
 from adapterhub_registry.store import Registry
 
 Pictures = Callable[..., Path]
@@ -218,6 +227,26 @@ def test_a_plan_says_where_candidates_are_compared(pictures: Pictures, home: Pat
     assert config.steps == (8 + 4 + 2 + 2, 4 * 8)
     assert len({id(item.dataset) for item in group.items}) == 1
     assert not (home / "runs").exists()
+
+
+def test_every_plan_asks_for_the_models_and_trackers_that_are_named(
+    pictures: Pictures, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, file = Registry(home), config_file(pictures())
+    gone = json.dumps([str(tmp_path / "gone")])
+    with pytest.raises(ScoreModelError, match="gone"):
+        plan_sweep(
+            SweepConfig.from_toml(file, overrides=[f"sweep.grid.validation.clip={gone}"]), registry=registry
+        )
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    asked = ['group.trackers=["trackio"]']
+    with pytest.raises(MissingExtraError):
+        plan_sweep(SweepConfig.from_toml(file, overrides=asked), registry=registry)
+    file.write_text(file.read_text().partition("[sweep]")[0])
+    config = TrainConfig.from_toml(file, overrides=asked)
+    for make in (plan, look_ahead):
+        with pytest.raises(MissingExtraError):
+            make(config, registry=registry)
 
 
 def problems_of(file: Path, *overrides: str) -> list[str]:
