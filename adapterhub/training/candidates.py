@@ -42,7 +42,9 @@ class Candidates:
         brackets = (Bracket(**row) for row in found.brackets)
         self._brackets = dict(zip(self._brackets, brackets, strict=True))
         self.aside = {state.name: state for state in found.aside}
-        return [name for name in self.aside if name not in found.waiting]
+        arrived = [name for bracket in self._brackets.values() for name in bracket.arrived]
+        names = dict.fromkeys([*self.aside, *arrived])
+        return [name for name in names if name not in found.waiting and name not in found.ended]
 
     def place(self, training: Training) -> None:
         """Let a candidate that has got a slot go on from where it was, as far as it is compared next."""

@@ -96,15 +96,13 @@ def make_forecasts(groups: Sequence[GroupPlan], config: TrainConfig, base: Base)
         width=width,
         head=width // (heads[-1] if isinstance(heads, list) else heads),
     )
-    return [_forecast(group, config, base, rehearsal, speed) for group in groups]
+    return [_forecast(group, base, rehearsal, speed) for group in groups]
 
 
-def _forecast(
-    group: GroupPlan, config: TrainConfig, base: Base, rehearsal: Rehearsal, speed: Speed
-) -> Forecast:
+def _forecast(group: GroupPlan, base: Base, rehearsal: Rehearsal, speed: Speed) -> Forecast:
     device, dtype = group.identity["device"], group.identity["dtype"]
     items = group.items
-    slots = min(len(items), config.group.max_adapters)
+    slots = group.slots
     networks = [item.config.network for item in items]
     shape = _biggest(items, slots)
     one = rehearsal.train(networks, shape, slots=slots)

@@ -72,6 +72,11 @@ class Bracket:
     losses: list[dict[str, float]] = field(default_factory=lambda: [{}])
     rung: int = 0
 
+    @property
+    def arrived(self) -> list[str]:
+        """Names of those who have come to the next rung, and of those who were kept at the last one."""
+        return [name for name in self.left if name in self.losses[self.rung]]
+
     def next_stop(self, name: str) -> int:
         """Return the step at which a candidate is compared next."""
         return self.stops[name][self.rung]

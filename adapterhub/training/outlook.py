@@ -12,7 +12,6 @@ from adapterhub.training.config import TrainConfig
 from adapterhub.training.efficiency import size_text
 from adapterhub.training.forecast import Forecast, make_forecasts
 from adapterhub.training.plan import AdapterPlan, make_plan
-from adapterhub.training.scores import require_score_models
 from adapterhub_registry.store import Registry
 
 FEW_PICTURES = 5
@@ -60,7 +59,6 @@ def look_ahead(config: TrainConfig, *, registry: Registry, resume: str | None = 
         AdapterHubError: As `make_plan` and `make_forecasts`.
     """
     base, processes = find_base(config.base.model), Launch.from_environment().count
-    require_score_models(config)
     groups = make_plan(config, base, registry=registry, resume=resume, processes=processes)
     ruler = CaptionRuler(base)
     threads = torch.get_num_threads()

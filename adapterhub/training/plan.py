@@ -11,13 +11,15 @@ from adapterhub.bases.find import Base
 from adapterhub.bases.load import choose_device
 from adapterhub.errors import CheckpointError, DatasetError
 from adapterhub.training.buckets import Buckets
-from adapterhub.training.checkpoint import has_checkpoint, load_checkpoint
-from adapterhub.training.config import AdapterConfig, BaseConfig, TrainConfig, config_document
+from adapterhub.training.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
+from adapterhub.training.config import AdapterConfig, BaseConfig, GroupConfig, TrainConfig, config_document
 from adapterhub.training.dataset import Dataset, read_sources
 from adapterhub.training.holdout import hold_out
 from adapterhub.training.rows import Reading, batch_order
 from adapterhub.training.runs import run_directory
+from adapterhub.training.scores import require_score_models
 from adapterhub.training.sweep_config import Candidate, SweepConfig, SweepRules
+from adapterhub.training.trackers import require_trackers
 from adapterhub_registry.store import Registry
 
 
@@ -80,6 +82,7 @@ class GroupPlan:
         run: Name of its directory.
         items: In their order.
         identity: What a checkpoint must agree on to be gone on from.
+        slots: How many are trained at a time.
         is_resumed: Whether it goes on from its checkpoint.
         rules: Of the sweep that it is, if it is one.
         process: Who trains it, from 0.
@@ -88,6 +91,7 @@ class GroupPlan:
     run: str
     items: Sequence[AdapterPlan]
     identity: Mapping[str, str]
+    slots: int
     is_resumed: bool
     rules: SweepRules | None = None
     process: int = 0
@@ -111,8 +115,10 @@ def make_plan(
         processes: How many share the adapters.
 
     Raises:
-        AdapterHubError: As `read_sources` and `load_checkpoint`.
+        AdapterHubError: As `read_sources`, `load_checkpoint`, `require_trackers` and `require_score_models`.
     """
+    require_trackers(config.group.trackers)
+    require_score_models(config.adapters)
     found = _read_all(config, base)
     groups = _groups(config, processes)
     runs = [_run(*_chosen(config, found, group), base) for _, group in groups]
@@ -131,8 +137,9 @@ def make_plan(
         steps: dict[str, int] = {}
         identity |= {"device": device, "dtype": dtype}  # the run's name is the same on all of them
         is_resumed = run in resumed
+        slots = _slots(_chosen(config, found, group)[0], config.group)
         if is_resumed:
-            checkpoint = load_checkpoint(run_directory(registry.home, run), identity=identity)
+            checkpoint = _load(run_directory(registry.home, run), identity, slots)
             accumulation = {config.adapters[n].name.lower(): config.adapters[n].accumulation for n in group}
             steps = {one.name: one.passes // accumulation[one.name] for one in checkpoint.active}
             steps |= {
@@ -141,7 +148,7 @@ def make_plan(
                 if adapter.name.lower() in checkpoint.ended
             }
         items = [_plan(config.adapters[n], found[n], run, number, steps, registry) for n in group]
-        plans.append(GroupPlan(run, items, identity, is_resumed, process=process))
+        plans.append(GroupPlan(run, items, identity, slots, is_resumed, process=process))
     return plans
 
 
@@ -159,6 +166,8 @@ def make_sweep_plan(
     Raises:
         AdapterHubError: As `make_plan`.
     """
+    require_trackers(config.train.group.trackers)
+    require_score_models([one.config for one in config.candidates])
     read: dict[tuple[Any, ...], Dataset] = {}
     found: list[Dataset] = []
     for one in config.candidates:
@@ -178,13 +187,14 @@ def make_sweep_plan(
         raise CheckpointError(run_directory(registry.home, str(resume)), reason)
     device, dtype = placement(config.train.base)
     identity |= {"device": device, "dtype": dtype}
+    slots = _slots(configs, config.train.group)
     if resume is not None:
-        load_checkpoint(directory, identity=identity)
+        _load(directory, identity, slots)
     items = [
         replace(_plan(one.config, dataset, run, 0, {}, registry), candidate=one)
         for one, dataset in zip(config.candidates, found, strict=True)
     ]
-    return GroupPlan(run, items, identity, resume is not None, rules=config.rules)
+    return GroupPlan(run, items, identity, slots, resume is not None, rules=config.rules)
 
 
 def placement(config: BaseConfig) -> tuple[str, str]:
@@ -218,6 +228,28 @@ def _groups(config: TrainConfig, processes: int) -> list[tuple[int, list[int]]]:
             together = []
         parts = [*([together] if together else []), *([n] for n in own if n not in together)]
         found += [(process, part) for part in parts]
+    return found
+
+
+def _slots(configs: Sequence[AdapterConfig], group: GroupConfig) -> int:
+    """Return how many adapters of one run are trained at a time: of those that are no LoRAs, one."""
+    is_alone = group.executor == "sequential" or any(one.network.algorithm != "lora" for one in configs)
+    return 1 if is_alone else min(len(configs), group.max_adapters)
+
+
+def _load(directory: Path, identity: Mapping[str, str], slots: int) -> Checkpoint:
+    """Read the checkpoint that a run goes on from.
+
+    Raises:
+        CheckpointError: As `load_checkpoint`, or an adapter has a slot that would not be there.
+    """
+    found = load_checkpoint(directory, identity=identity)
+    needed = 1 + max((one.slot for one in found.active), default=0)
+    if needed > slots:
+        together = ' and group.executor to "auto"' if slots == 1 else ""
+        wanted = f"set group.max_adapters to at least {needed}{together}"
+        reason = f"it was begun with {needed} adapters at a time, and not with {slots}; {wanted}"
+        raise CheckpointError(directory, reason)
     return found
 
 

@@ -4,12 +4,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapterhub.bases.find import Base, find_base, list_bases
-from adapterhub.errors import ConfigError, RetrainError
+from adapterhub.errors import BaseNotFoundError, ConfigError, RetrainError, ScoreModelError
 from adapterhub.settings import Launch
 from adapterhub.training.config import TrainConfig, config_document
 from adapterhub.training.environment import environment
@@ -18,6 +19,7 @@ from adapterhub.training.plan import GroupPlan, make_plan
 from adapterhub.training.processes import Processes
 from adapterhub.training.record import CONFIG, DATA, RUN
 from adapterhub.training.run import OnProgress, Run
+from adapterhub.training.scores import KINDS, require_score_model
 from adapterhub.training.settings_file import read_settings
 from adapterhub.training.stopping import Stop
 from adapterhub.training.tables import Problems
@@ -91,6 +93,7 @@ def plan_retrain(
         why = f"no {' and no '.join(missing)} lies beside it; push and pull carry them with --with-data alone"
         raise RetrainError(version.reference, [why])
     table, is_known = _table(version, documents, registry, data)
+    left_out = _leave_out_models(table)
     base = _base(version, table)
     source = f"the record of {version.reference}"
     recorded = TrainConfig.from_table(table, source=source, folder=Path())
@@ -106,6 +109,8 @@ def plan_retrain(
     wrong, differences = _differences(version, documents, recorded, config, group, base)
     if wrong:
         raise RetrainError(version.reference, wrong)
+    chosen = config.adapters[0].validation
+    differences += [why for kind, why in left_out.items() if getattr(chosen, kind) is None]
     if not is_known:
         differences.append("prompts and the like come from its previews: they are not recorded beside it")
     return RetrainPlan(version, config, group, differences)
@@ -178,6 +183,21 @@ def _table(
     return {"base": base, "adapters": [recorded]}, known is not None
 
 
+def _leave_out_models(table: dict[str, Any]) -> dict[str, str]:
+    """Take models that are not there any more out of a config, and say so by kind: they decide no weight."""
+    validation, told = table["adapters"][0]["validation"], dict[str, str]()
+    for kind in KINDS:
+        path = validation.get(kind)
+        if path is None:
+            continue
+        try:
+            require_score_model(Path(path), kind)
+        except ScoreModelError as exc:
+            del validation[kind]
+            told[kind] = f"nothing is scored by {kind}, as it was: {exc}"
+    return told
+
+
 def _base(version: Version, table: dict[str, Any]) -> Base:
     """Return the base, and put its name into the config.
 
@@ -185,7 +205,8 @@ def _base(version: Version, table: dict[str, Any]) -> Base:
         RetrainError: None of those that are there is the one.
     """
     if "model" in table["base"]:
-        return find_base(table["base"]["model"])
+        with suppress(BaseNotFoundError):  # it may lie elsewhere now
+            return find_base(table["base"]["model"])
     for base in list_bases():
         if base.identity == version.base_identity:
             table["base"]["model"] = base.name

@@ -4,7 +4,8 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -133,12 +134,27 @@ class Run:
                 score_models=self._site.score_models,
             )
             with observer:
+                self._keep_settings(observer)
                 self._train(stop, found, observer)
+
+    def _keep_settings(self, observer: Observer) -> None:
+        """Write what a retraining needs, at once: a run that is repeated removes what was there before."""
+        base, found = self._site.config.base, self._site.base
+        if Path(base.model).expanduser().resolve() == found.path:
+            base = replace(base, model=str(found.path))
+        for name, item in self._items.items():
+            documents = {
+                CONFIG: config_document(item.config, base_identity=found.identity),
+                DATA: item.dataset.manifest(),
+            }
+            digests = {key: hashlib.sha256(content).hexdigest() for key, content in documents.items()}
+            with observer.noted(name, "the settings could not be kept for a retraining"):
+                write_settings(self._directory / item.stem, item.config, base, digests=digests)
 
     def _train(self, stop: Stop, found: Checkpoint | None, observer: Observer) -> None:
         site = self._site
         self._trainees = {name: self._trainee(name) for name in self._order(found)}
-        slots = min(len(self._trainees), site.config.group.max_adapters)
+        slots = self._group.slots
         network = self._network(slots)
         encode = CaptionEncoder([site.pipeline.text_encoder, site.pipeline.text_encoder_2])
         executor = Executor(
@@ -330,18 +346,14 @@ class Run:
         item = self._items[name]
         config = item.config
         lineage = {"operation": "trained"}
-        digests: dict[str, str] = {}
         again = self._again
         if again is not None:
             named = {"parent.1": again.digest, "parent.1.name": again.reference}
             lineage = {"operation": "retrained", **named}
         # The report tells of speed and memory, so it is no part of the lineage.
         for document in (CONFIG, DATA, RUN):
-            digests[document] = hashlib.sha256(record.documents[document]).hexdigest()
-            lineage[document.removesuffix(".json")] = f"sha256:{digests[document]}"
-        del digests[RUN]
-        with observer.noted(name, "the settings could not be kept for a retraining"):
-            write_settings(self._directory / item.stem, config, self._site.config.base, digests=digests)
+            digest = hashlib.sha256(record.documents[document]).hexdigest()
+            lineage[document.removesuffix(".json")] = f"sha256:{digest}"
         weights = hashlib.sha256(record.weights.read_bytes()).hexdigest()
         if again is not None and again.files[0].sha256 == weights:
             self._note_version(name, again)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adapterhub.bases.load import quiet_libraries
 from adapterhub.errors import ScoreModelError
-from adapterhub.training.config import TrainConfig
+from adapterhub.training.config import AdapterConfig
 from adapterhub.training.dataset import Dataset
 
 KINDS = {"clip": ("clip",), "dino": ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")}
@@ -142,22 +142,22 @@ def reference_pictures(dataset: Dataset) -> list[Image.Image]:
     return [Image.fromarray(value.permute(1, 2, 0).contiguous().numpy()) for value in pixels]
 
 
-def load_score_models(config: TrainConfig) -> dict[tuple[str, Path], ScoreModel]:
+def load_score_models(adapters: Sequence[AdapterConfig]) -> dict[tuple[str, Path], ScoreModel]:
     """Load the models that adapters ask for, each directory once.
 
     Raises:
         ScoreModelError: A directory holds no such model, or not all of it.
     """
-    return {key: ScoreModel(key[1], key[0]) for key in _wanted(config)}
+    return {key: ScoreModel(key[1], key[0]) for key in _wanted(adapters)}
 
 
-def require_score_models(config: TrainConfig) -> None:
+def require_score_models(adapters: Sequence[AdapterConfig]) -> None:
     """Check the directories of the models that adapters ask for, without loading their weights.
 
     Raises:
         ScoreModelError: One holds no such model.
     """
-    for kind, path in _wanted(config):
+    for kind, path in _wanted(adapters):
         require_score_model(path, kind)
 
 
@@ -182,10 +182,10 @@ def require_score_model(path: Path, kind: str) -> None:
             raise ScoreModelError(path, kind, f"{name} is missing")
 
 
-def _wanted(config: TrainConfig) -> list[tuple[str, Path]]:
+def _wanted(adapters: Sequence[AdapterConfig]) -> list[tuple[str, Path]]:
     found = [
         (kind, path)
-        for adapter in config.adapters
+        for adapter in adapters
         for kind in KINDS
         if (path := getattr(adapter.validation, kind)) is not None
     ]

@@ -12,12 +12,10 @@ from adapterhub.training.plan import GroupPlan, make_sweep_plan
 from adapterhub.training.processes import Processes
 from adapterhub.training.run import OnProgress, Run
 from adapterhub.training.runs import find_run, run_directory
-from adapterhub.training.scores import require_score_models
 from adapterhub.training.status import AdapterStatus
 from adapterhub.training.stopping import Stop
 from adapterhub.training.sweep_config import SweepConfig
 from adapterhub.training.sweep_report import write_report, write_sheet
-from adapterhub.training.trackers import require_trackers
 from adapterhub.training.train import open_site
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.store import Registry
@@ -100,10 +98,12 @@ def sweep(
         AdapterHubError: As `train`; `TrainingError` only if of an adapter every candidate fails.
     """
     base = find_base(config.train.base.model)
-    require_trackers(config.train.group.trackers)
-    require_score_models(config.train)
     group = make_sweep_plan(config, base, registry=registry, resume=resume)
-    with open_site(config.train, base, registry=registry) as site, Stop(Processes(Launch())) as stop:
+    adapters = [one.config for one in config.candidates]
+    with (
+        open_site(config.train, base, registry=registry, adapters=adapters) as site,
+        Stop(Processes(Launch())) as stop,
+    ):
         run = Run(group, site, on_progress)
         run.train(stop, is_resumed=group.is_resumed)
     directory = run_directory(registry.home, group.run)

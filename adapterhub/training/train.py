@@ -1,6 +1,6 @@
 """Train the adapters of a config on one resident base, and register each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -10,15 +10,14 @@ from adapterhub.errors import TrainingError
 from adapterhub.settings import Launch
 from adapterhub.training.attention import attention_kernels
 from adapterhub.training.cache import encoding_cache
-from adapterhub.training.config import TrainConfig
+from adapterhub.training.config import AdapterConfig, TrainConfig
 from adapterhub.training.loading import IdleParts, deterministic_kernels, load_for_training
 from adapterhub.training.plan import AdapterPlan, make_plan
 from adapterhub.training.processes import Processes
 from adapterhub.training.rows import Encoder
 from adapterhub.training.run import OnProgress, Run, Site
-from adapterhub.training.scores import load_score_models, require_score_models
+from adapterhub.training.scores import load_score_models
 from adapterhub.training.stopping import Stop
-from adapterhub.training.trackers import require_trackers
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.store import Registry
 
@@ -32,10 +31,9 @@ def plan(config: TrainConfig, *, registry: Registry, resume: str | None = None) 
         resume: A run's name, to go on from its checkpoint; `latest` means each group that has one.
 
     Raises:
-        AdapterHubError: As `find_base`, `read_sources` and `load_checkpoint`.
+        AdapterHubError: As `find_base` and `make_plan`.
     """
     base, processes = find_base(config.base.model), Launch.from_environment().count
-    require_score_models(config)
     groups = make_plan(config, base, registry=registry, resume=resume, processes=processes)
     by_name = {item.config.name: item for group in groups for item in group.items}
     return [by_name[adapter.name] for adapter in config.adapters]
@@ -91,8 +89,6 @@ def _train_share(
 ) -> dict[str, str]:
     """Train what this process has to, and return the versions by name; `held` ends when all are done."""
     base = find_base(config.base.model)
-    require_trackers(config.group.trackers)
-    require_score_models(config)
     processes.choose_device(config.base.device)
     plans = make_plan(config, base, registry=registry, resume=resume, processes=processes.launch.count)
     groups = [group for group in plans if group.process == processes.launch.index]
@@ -113,14 +109,27 @@ def _train_share(
 
 
 @contextmanager
-def open_site(config: TrainConfig, base: Base, *, registry: Registry) -> Iterator[Site]:
-    """Load the base as a config has it, with torch's settings, which are put back at the end."""
+def open_site(
+    config: TrainConfig,
+    base: Base,
+    *,
+    registry: Registry,
+    adapters: Sequence[AdapterConfig] | None = None,
+) -> Iterator[Site]:
+    """Load the base as a config has it, with torch's settings, which are put back at the end.
+
+    Args:
+        config: What is trained.
+        base: On what.
+        registry: Where versions go.
+        adapters: Who may ask for models that score; by default those of the config.
+    """
     with ExitStack() as held:
         held.callback(torch.set_num_threads, torch.get_num_threads())
         if config.base.threads:
             torch.set_num_threads(config.base.threads)
         held.enter_context(deterministic_kernels(wanted=config.group.deterministic))
-        score_models = load_score_models(config)
+        score_models = load_score_models(config.adapters if adapters is None else adapters)
         pipeline = load_for_training(base, config.base)
         device = pipeline.unet.device
         held.enter_context(attention_kernels(device, deterministic=config.group.deterministic))

@@ -260,10 +260,10 @@ def test_what_cannot_be_drawn_or_written_is_noted_and_ends_no_training(
     (status,) = find_runs(home)
     assert (version.number, status.state) == (1, "done")
     assert [note.split(":")[1] for note in status.adapters[0].notes] == [
+        " the settings could not be kept for a retraining",
         " the samples could not be drawn",
         " the samples could not be drawn",
         " the report could not be written",
-        " the settings could not be kept for a retraining",
     ]
 
 

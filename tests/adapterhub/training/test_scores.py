@@ -27,6 +27,8 @@ from adapterhub.training.config import BaseConfig, GroupConfig, TrainConfig
 from adapterhub.training.layers import NetworkConfig
 from adapterhub.training.progress import Progress
 from adapterhub.training.runs import find_runs, run_directory
+from adapterhub.training.sweep import sweep
+from adapterhub.training.sweep_config import SweepConfig
 from adapterhub.training.train import plan, train
 from adapterhub_cli.main import main
 from adapterhub_registry.store import Registry
@@ -130,6 +132,35 @@ def test_samples_are_scored_and_the_scores_are_shown(
     tracked.Reload()
     values = [event.value for event in tracked.Scalars("clip_i/me/ink")]
     assert values == pytest.approx([value for _, value in adapter.scores["clip_i"]])
+
+
+def test_candidates_are_scored_by_the_models_that_the_grid_names(
+    pictures: Any, models: SimpleNamespace, home: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "ink.toml"
+    file.write_text(
+        f"""base = {{ model = "mini", device = "cpu" }}
+group.trackers = ["tensorboard"]
+[[adapters]]
+name = "me/ink"
+data = "{pictures()}"
+steps = 1
+batch_size = 1
+validation.held_out = 0.25
+validation.prompts = ["inkwash blob"]
+[sweep]
+halving = false
+[sweep.grid]
+optimizer.learning_rate = [1e-4, 1e-3]
+validation.clip = ["{models.folder / "clip"}"]
+"""
+    )
+    result = sweep(SweepConfig.from_toml(file), registry=Registry(home))
+    (run,) = find_runs(home)
+    assert [set(one.scores) for one in run.adapters] == [{"clip_t", "clip_i"}] * 2
+    tracked = EventAccumulator(str(run_directory(home, result.run) / "tensorboard"))
+    tracked.Reload()
+    assert {"clip_t/me/ink#1", "clip_t/me/ink#2"} <= set(tracked.Tags()["scalars"])
 
 
 def test_what_is_no_such_model_is_refused_before_anything_begins(

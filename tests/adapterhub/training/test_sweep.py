@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,13 +10,21 @@ import pytest
 from PIL import Image
 from safetensors.torch import load
 
-from adapterhub.errors import ConfigError, TrainingError, TrainingStoppedError
+from adapterhub.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    ScoreModelError,
+    TrainingError,
+    TrainingStoppedError,
+)
 from adapterhub.training.config import TrainConfig
+from adapterhub.training.outlook import look_ahead
 from adapterhub.training.progress import Progress
 from adapterhub.training.runs import find_run, run_directory
 from adapterhub.training.sweep import SweepResult, plan_sweep, sweep
 from adapterhub.training.sweep_config import SweepConfig
-from adapterhub.training.train import train
+from adapterhub.training.train import plan, train
 from adapterhub_registry.store import Registry
 
 Pictures = Callable[..., Path]
@@ -127,6 +136,67 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_bytes(pictures: Pictures, 
     assert [one.digest for one in result.versions] == [one.digest for one in wanted.versions]
 
 
+def test_candidates_that_are_trained_and_wait_for_the_others_are_not_trained_again(
+    pictures: Pictures, home: Path
+) -> None:
+    grid = "[sweep]\nhalving = false\n[sweep.grid]\noptimizer.learning_rate = [1e-4, 1e-3, 2e-3]\n"
+    file = config_file(pictures(), grid, steps=2)
+    config = SweepConfig.from_toml(
+        file, overrides=["group.max_adapters=2", "adapters.0.validation.prompts=[]"]
+    )
+    registry = Registry(home)
+    seen: list[tuple[str, int]] = []
+
+    def stop(progress: Progress) -> None:
+        seen.append((progress.name, progress.step))
+        if seen[-1] == ("me/ink#3", 1):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(TrainingStoppedError):
+        sweep(config, registry=registry, on_progress=stop)
+    result = sweep(config, registry=registry, resume="latest", on_progress=stop)
+    assert sorted(seen) == [(f"me/ink#{number}", step) for number in (1, 2, 3) for step in (1, 2)]
+    assert sorted((one.state, one.step) for one in result.outcomes) == [
+        ("kept", 2),
+        ("not kept", 2),
+        ("not kept", 2),
+    ]
+    assert [item.number for item in registry.versions("me/ink")] == [1]
+
+
+@pytest.mark.parametrize("override", ["adapters.0.network.algorithm=dora", "group.executor=sequential"])
+def test_candidates_are_trained_one_after_another_if_they_must_or_are_asked_to(
+    pictures: Pictures, home: Path, override: str
+) -> None:
+    grid = "[sweep]\nhalving = false\n[sweep.grid]\noptimizer.learning_rate = [1e-4, 1e-3]\n"
+    file = config_file(pictures(), grid, steps=2)
+    overrides = [override, "adapters.0.validation.prompts=[]", "adapters.0.network.rank=2"]
+    config = SweepConfig.from_toml(file, overrides=overrides)
+    seen: list[str] = []
+    registry = Registry(home)
+    result = sweep(config, registry=registry, on_progress=lambda progress: seen.append(progress.name))
+    assert seen == ["me/ink#1", "me/ink#1", "me/ink#2", "me/ink#2"]
+    assert {one.state for one in result.outcomes} == {"kept", "not kept"}
+
+
+def test_fewer_slots_than_a_sweep_was_begun_with_are_refused(pictures: Pictures, home: Path) -> None:
+    grid = "[sweep.grid]\noptimizer.learning_rate = [1e-4, 1e-3, 2e-3]\n"
+    file = config_file(pictures(), grid, steps=4)
+    plain = "adapters.0.validation.prompts=[]"
+    registry = Registry(home)
+
+    def stop(progress: Progress) -> None:
+        if progress.name == "me/ink#1":
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(TrainingStoppedError):
+        sweep(SweepConfig.from_toml(file, overrides=[plain]), registry=registry, on_progress=stop)
+    fewer = SweepConfig.from_toml(file, overrides=[plain, "group.max_adapters=2"])
+    for begin in (plan_sweep, sweep):
+        with pytest.raises(CheckpointError, match=r"begun with 3 adapters .*max_adapters to at least 3"):
+            begin(fewer, registry=registry, resume="latest")
+
+
 def test_a_candidate_that_diverges_is_no_failure_of_the_sweep(pictures: Pictures, home: Path) -> None:
     extra = "sweep.halving = false\nsweep.grid.optimizer.learning_rate = [1e30, 1e-3]\n"
     folder = pictures()
@@ -157,6 +227,26 @@ def test_a_plan_says_where_candidates_are_compared(pictures: Pictures, home: Pat
     assert config.steps == (8 + 4 + 2 + 2, 4 * 8)
     assert len({id(item.dataset) for item in group.items}) == 1
     assert not (home / "runs").exists()
+
+
+def test_every_plan_asks_for_the_models_and_trackers_that_are_named(
+    pictures: Pictures, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, file = Registry(home), config_file(pictures())
+    gone = json.dumps([str(tmp_path / "gone")])
+    with pytest.raises(ScoreModelError, match="gone"):
+        plan_sweep(
+            SweepConfig.from_toml(file, overrides=[f"sweep.grid.validation.clip={gone}"]), registry=registry
+        )
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    asked = ['group.trackers=["trackio"]']
+    with pytest.raises(MissingExtraError):
+        plan_sweep(SweepConfig.from_toml(file, overrides=asked), registry=registry)
+    file.write_text(file.read_text().partition("[sweep]")[0])
+    config = TrainConfig.from_toml(file, overrides=asked)
+    for make in (plan, look_ahead):
+        with pytest.raises(MissingExtraError):
+            make(config, registry=registry)
 
 
 def problems_of(file: Path, *overrides: str) -> list[str]:
