@@ -119,7 +119,7 @@ def serving(home: Path, **options: Any) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("served")) as found:
+    with serving(tmp_path_factory.mktemp("served") / "home") as found:
         yield found
 
 

@@ -149,6 +149,7 @@ def guarded(served: Served) -> Iterator[Served]:
     before = outside(served)
     yield served
     assert outside(served) == before
+    assert not [above for above in home.parents[1:] if (above / "outside.txt").exists()]
     known = {"blobs", "staging", "partial", "uploads", "xet", "server.key", "registry.db", "registry.lock"}
     assert {name.removesuffix("-wal").removesuffix("-shm") for name in inside(served)} <= known | {"gc.lock"}
 
