@@ -29,7 +29,7 @@ class Delta:
 
 POLICIES = ("gpu", "pinned", "mmap")
 """Where pristine copies lie: beside the parameters, in pinned host memory, or in a file that is mapped."""
-SCRATCH = {"cpu": 1 << 18}
+SCRATCH = {"cpu": 1 << 19}
 """Numbers that are written at a time: on a CPU what its caches hold, elsewhere whole parameters."""
 
 

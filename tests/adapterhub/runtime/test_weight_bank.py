@@ -101,11 +101,11 @@ def test_a_parameter_whose_delta_stays_is_written_again_only_if_somebody_else_wr
 def test_a_product_is_written_in_parts_with_one_rounding(
     dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
-    conv = nn.Conv2d(110, 703, 3).to(dtype).to(memory_format=layout)  # more than fits into the scratch
+    conv = nn.Conv2d(110, 1203, 3).to(dtype).to(memory_format=layout)  # more than fits into the scratch
     weight = conv.weight
     assert weight.numel() > 2 * SCRATCH["cpu"]
     pristine = weight.detach().clone()
-    up, down = torch.randn(703, 5), torch.randn(5, 990)
+    up, down = torch.randn(1203, 5), torch.randn(5, 990)
     bank = WeightBank({"unet": conv})
     bank.fuse({"unet.weight": Delta(1, lambda _: (up @ down).reshape(weight.shape), lambda: (up, down))})
     exact = pristine.double() + (up.double() @ down.double()).reshape(weight.shape)
