@@ -19,6 +19,7 @@ from adapterhub.errors import CheckpointError, OutputError
 from adapterhub.formats.container import safetensors_bytes
 from adapterhub.training.executor import Executor, Training
 from adapterhub.training.optimizers import as_state, exact, group_numbers, set_group_numbers
+from adapterhub_registry.blobs import sync_directory
 
 STATE = "state.json"
 FORMAT = 3
@@ -178,11 +179,11 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, identity: Mapping[str,
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        _sync(draft)
+        sync_directory(draft)
         if target.exists():
             shutil.rmtree(target)
         os.replace(draft, target)
-        _sync(run)
+        sync_directory(run)
     except OSError as exc:
         shutil.rmtree(draft, ignore_errors=True)
         raise OutputError(target, exc.strerror or str(exc)) from exc
@@ -255,12 +256,3 @@ def _row(state: AdapterState) -> dict[str, Any]:
     row = {**vars(state), "losses": list(state.losses)}
     del row["tensors"]
     return row
-
-
-def _sync(directory: Path) -> None:
-    """Flush the names in a directory."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
