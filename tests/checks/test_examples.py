@@ -2,11 +2,10 @@
 
 import doctest
 import math
-import pkgutil
 import re
 import shlex
 import subprocess
-from importlib import import_module, util
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -16,22 +15,13 @@ import pytest
 from PIL import Image
 
 from adapterhub_cli.main import cli
+from tests.checks.conftest import ROOT, docs_script, module_names
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("adapterhub", "adapterhub_registry", "adapterhub_cli")
 ALIKE = 35.0
 """dB; another processor may round otherwise."""
 LONG = ("first-adapter",)
 """Pages whose examples take over half a minute."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-def module_names() -> list[str]:
-    found: list[str] = []
-    for name in PACKAGES:
-        package = import_module(name)
-        found += [name, *(m.name for m in pkgutil.walk_packages(package.__path__, f"{name}."))]
-    return [name for name in found if not name.endswith("__main__")]
 
 
 @pytest.mark.parametrize("name", module_names())
@@ -43,12 +33,7 @@ def test_docstring_examples(name: str) -> None:
 @pytest.fixture(scope="module")
 def draw() -> ModuleType:
     """`docs/draw.py`."""
-    spec = util.spec_from_file_location("draw", ROOT / "docs" / "draw.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return docs_script("draw")
 
 
 @pytest.mark.parametrize(

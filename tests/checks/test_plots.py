@@ -1,24 +1,17 @@
 """The plots of the documentation show the committed results of the benchmarks."""
 
-from importlib import util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.checks.conftest import ROOT, docs_script
 
 
 @pytest.fixture(scope="module")
 def plotter(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("fonts")))
-        spec = util.spec_from_file_location("plots", ROOT / "docs" / "plots.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+        return docs_script("plots")
 
 
 def test_plots_are_as_the_results_are(plotter: ModuleType) -> None:

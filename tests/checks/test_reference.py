@@ -1,17 +1,15 @@
 """The reference pages say what the code does, and leave nothing out."""
 
-import pkgutil
 import re
-from importlib import import_module, util
-from pathlib import Path
+from importlib import import_module
 from types import ModuleType
 
 import pytest
 
 import adapterhub
 from adapterhub_registry.errors import AdapterHubError
+from tests.checks.conftest import ROOT, docs_script, module_names
 
-ROOT = Path(__file__).parents[2]
 DIRECTIVE = re.compile(
     r"^::: ([\w.]+)\n(?:    options:\n(?:      .*\n)*?      members: \[([^\]]*)\])?", re.MULTILINE
 )
@@ -19,12 +17,7 @@ DIRECTIVE = re.compile(
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    spec = util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return docs_script("reference")
 
 
 def test_pages_are_as_the_code_is(generator: ModuleType) -> None:
@@ -32,15 +25,6 @@ def test_pages_are_as_the_code_is(generator: ModuleType) -> None:
     assert sorted(pages) == sorted(path.name for path in generator.FOLDER.glob("*.md"))
     for name, text in pages.items():
         assert (generator.FOLDER / name).read_text() == text, "run: python docs/reference.py"
-
-
-def module_names() -> list[str]:
-    return [
-        module.name
-        for package in ("adapterhub", "adapterhub_registry", "adapterhub_cli")
-        for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}.")
-        if not module.name.endswith("__main__")
-    ]
 
 
 def test_every_error_has_its_row() -> None:
