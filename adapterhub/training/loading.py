@@ -91,6 +91,22 @@ class IdleParts:
 
 
 @contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Have torch use so many threads of the CPU; afterwards it uses as many as before.
+
+    Args:
+        count: 0 leaves torch its own choice. What is done inside may choose otherwise.
+    """
+    before = torch.get_num_threads()
+    try:
+        if count:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def deterministic_kernels(*, wanted: bool) -> Iterator[None]:
     """Have torch use deterministic kernels alone, and fail where there is none.
 

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from adapterhub.bases.find import find_base
 from adapterhub.settings import Launch
 from adapterhub.training.caption_lengths import CaptionLength, CaptionRuler
 from adapterhub.training.config import TrainConfig
 from adapterhub.training.efficiency import size_text
 from adapterhub.training.forecast import Forecast, make_forecasts
+from adapterhub.training.loading import cpu_threads
 from adapterhub.training.plan import AdapterPlan, make_plan
 from adapterhub_registry.store import Registry
 
@@ -61,13 +60,8 @@ def look_ahead(config: TrainConfig, *, registry: Registry, resume: str | None = 
     base, processes = find_base(config.base.model), Launch.from_environment().count
     groups = make_plan(config, base, registry=registry, resume=resume, processes=processes)
     ruler = CaptionRuler(base)
-    threads = torch.get_num_threads()
-    try:
-        if config.base.threads:
-            torch.set_num_threads(config.base.threads)
+    with cpu_threads(config.base.threads):
         forecasts = make_forecasts(groups, config, base)
-    finally:
-        torch.set_num_threads(threads)
     found: dict[str, Outlook] = {}
     for group, forecast in zip(groups, forecasts, strict=True):
         for item in group.items:

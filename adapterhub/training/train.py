@@ -3,15 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-import torch
-
 from adapterhub.bases.find import Base, find_base
 from adapterhub.errors import TrainingError
 from adapterhub.settings import Launch
 from adapterhub.training.attention import attention_kernels
 from adapterhub.training.cache import encoding_cache
 from adapterhub.training.config import AdapterConfig, TrainConfig
-from adapterhub.training.loading import IdleParts, deterministic_kernels, load_for_training
+from adapterhub.training.loading import IdleParts, cpu_threads, deterministic_kernels, load_for_training
 from adapterhub.training.plan import AdapterPlan, make_plan
 from adapterhub.training.processes import Processes
 from adapterhub.training.rows import Encoder
@@ -125,9 +123,7 @@ def open_site(
         adapters: Who may ask for models that score; by default those of the config.
     """
     with ExitStack() as held:
-        held.callback(torch.set_num_threads, torch.get_num_threads())
-        if config.base.threads:
-            torch.set_num_threads(config.base.threads)
+        held.enter_context(cpu_threads(config.base.threads))
         held.enter_context(deterministic_kernels(wanted=config.group.deterministic))
         score_models = load_score_models(config.adapters if adapters is None else adapters)
         pipeline = load_for_training(base, config.base)
