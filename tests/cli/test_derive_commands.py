@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from adapterhub_registry.store import Registry
-from tests.cli.test_registry_commands import Run
+from tests.cli.conftest import Run
 
 MODULES = [
     f"down_blocks.{block}.attentions.0.transformer_blocks.0.{part}"
@@ -17,11 +17,6 @@ MODULES = [
     for part in ("attn1.to_q", "attn2.to_v")
 ]
 WIDTHS = {"1": (96, 96), "2": (128, 128)}
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
 
 
 def adapter_file(path: Path, seed: int, *, alphas: tuple[float, ...] = (2.0,), rank: int = 4) -> Path:

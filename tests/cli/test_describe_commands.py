@@ -18,13 +18,8 @@ from adapterhub_cli.terminal import columns_of, field_lines, printable, table_li
 from adapterhub_registry.card import parse_card
 from adapterhub_registry.publication import Details
 from adapterhub_registry.store import Registry
-from tests.cli.test_registry_commands import Run
+from tests.cli.conftest import Run
 from tests.registry.conftest import weights_bytes
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
 
 
 @pytest.fixture

@@ -8,12 +8,7 @@ import torch
 from PIL import Image
 
 from adapterhub.training.cache import encoding_cache
-from tests.cli.test_registry_commands import Run
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
+from tests.cli.conftest import Run
 
 
 @pytest.fixture

@@ -1,34 +1,14 @@
 """The registry's commands as a user runs them."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from adapterhub_cli.main import main
 from adapterhub_registry.store import Registry
+from tests.cli.conftest import Run
 from tests.registry.conftest import weights_bytes
-
-
-@dataclass
-class Run:
-    """Runs a command, checks its exit code, and returns stdout; `talk` is what stderr said."""
-
-    capsys: pytest.CaptureFixture[str]
-    talk: str = ""
-
-    def __call__(self, *words: object, code: int = 0) -> str:
-        assert main([str(word) for word in words]) == code
-        captured = self.capsys.readouterr()
-        self.talk = captured.err
-        return captured.out
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
 
 
 @pytest.fixture

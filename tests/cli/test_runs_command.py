@@ -14,12 +14,7 @@ from adapterhub.training.runs import held_run, run_directory
 from adapterhub.training.status import AdapterStatus, RunStatus
 from adapterhub_cli.output import training_line
 from adapterhub_cli.runs import sparkline
-from tests.cli.test_registry_commands import Run
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
+from tests.cli.conftest import Run
 
 
 @pytest.fixture

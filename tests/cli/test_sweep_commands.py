@@ -8,12 +8,7 @@ import pytest
 from PIL import Image
 
 from adapterhub_registry.store import Registry
-from tests.cli.test_registry_commands import Run
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
+from tests.cli.conftest import Run
 
 
 @pytest.fixture

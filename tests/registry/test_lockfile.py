@@ -11,7 +11,7 @@ from adapterhub.runtime.composition import Composition
 from adapterhub_registry.errors import LockError
 from adapterhub_registry.lockfile import make_lock, read_lock
 from adapterhub_registry.store import Registry
-from tests.cli.test_registry_commands import Run
+from tests.cli.conftest import Run
 from tests.registry.conftest import weights_bytes
 
 DIGEST = "sha256:" + "ab" * 32
