@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from adapterhub_registry.errors import BlobMissingError, DigestMismatchError, InputError, OutputError
-from adapterhub_registry.files import share_bytes
-from adapterhub_registry.hashes import Hasher
+from adapterhub_registry.files import begin_to_flush, share_bytes
+from adapterhub_registry.hashes import FileHashes, Hasher, IncomingHasher, hash_file
 from adapterhub_registry.staging import linked_draft, new_draft
 
 CHUNK_BYTES = 1 << 20
+REMEMBERED = 256
+"""Blobs that came in last, whose hashes need not be taken again when a version is made of them."""
 
 
 class BlobStore(Protocol):
@@ -67,6 +69,7 @@ class DirectoryBlobs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._hashes: dict[str, FileHashes] = {}
 
     @property
     def root(self) -> Path:
@@ -91,6 +94,24 @@ class DirectoryBlobs:
     def has(self, sha256: str) -> bool:
         """Say whether the blob is there."""
         return self.path(sha256).is_file()
+
+    def hashes(self, sha256: str) -> FileHashes:
+        """Return the hashes of a blob that is weights; it is read for them, unless it came in just now.
+
+        Raises:
+            WeightsError: It is no safetensors file.
+            OSError: It cannot be read.
+        """
+        return self._hashes.get(sha256) or hash_file(self.path(sha256), known=sha256)
+
+    def remember(self, hasher: IncomingHasher) -> None:
+        """Keep the hashes of what came in, if it is weights, until others have come in."""
+        if not hasher.is_weights:
+            return
+        if len(self._hashes) >= REMEMBERED:
+            for sha256 in list(self._hashes)[: REMEMBERED // 2]:
+                self._hashes.pop(sha256, None)  # another thread may have been here
+        self._hashes[hasher.sha256] = hasher.hashes()
 
     def read(self, sha256: str) -> Iterator[bytes]:
         """Yield the blob's bytes in pieces, unverified.
@@ -217,14 +238,15 @@ class Reception:
 
     def __init__(self, blobs: DirectoryBlobs, draft: Path, file: BinaryIO) -> None:
         self._blobs, self._draft, self._file = blobs, draft, file
-        self._digest = hashlib.sha256()
+        self._hasher = IncomingHasher()
         self.size = 0
 
     def write(self, piece: bytes) -> None:
-        """Take the next bytes."""
-        self._digest.update(piece)
-        self.size += len(piece)
+        """Take the next bytes, which must stay as they are until the next."""
+        self._hasher.update(piece)
         self._file.write(piece)
+        begin_to_flush(self._file, self.size, len(piece))
+        self.size += len(piece)
 
     def keep(
         self, *, expected: str | None = None, source: str = "", replace: bool = False
@@ -236,9 +258,10 @@ class Reception:
         """
         self._file.flush()
         os.fsync(self._file.fileno())
-        found = self._digest.hexdigest()
+        found = self._hasher.sha256
         if expected is not None and found != expected:
             raise DigestMismatchError(expected, found, source)
+        self._blobs.remember(self._hasher)
         target = self._blobs.path(found)
         if replace or not target.exists():
             self._draft.chmod(0o444)

@@ -125,7 +125,8 @@ class Connection:
     def download(self, path: str, start: int, take: Callable[[int, memoryview], None]) -> Reply:
         """Read a file from a position on, once; `take` gets the position and the bytes of each piece.
 
-        The answer may begin at 0 all the same, and then so do the pieces; of a refusal, there are none.
+        A piece stays as it is until `take` has got the next one. The answer may begin at 0 all the same, and
+        then so do the pieces; of a refusal, there are none.
 
         Raises:
             CutError: The connection ended before the file did.
@@ -139,10 +140,11 @@ class Connection:
             else:
                 reply, position = _reply(found, b""), start if found.status == 206 else 0
                 end = None if found.length is None else position + found.length
-                buffer = memoryview(bytearray(PIECE_BYTES))
+                buffer, other = memoryview(bytearray(PIECE_BYTES)), memoryview(bytearray(PIECE_BYTES))
                 while count := _fill(found, buffer):
                     take(position, buffer[:count])
                     position += count
+                    buffer, other = other, buffer
                 if end is not None and position < end:
                     raise http.client.IncompleteRead(b"", end - position)
         moved = self._moved(reply)

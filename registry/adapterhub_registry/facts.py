@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapterhub_registry.blobs import DirectoryBlobs
 from adapterhub_registry.errors import WeightsError
-from adapterhub_registry.hashes import FileHashes, hash_file
+from adapterhub_registry.hashes import FileHashes
 from adapterhub_registry.manifest import Manifest, PayloadFile
 from adapterhub_registry.probe import Probe, describe, read_peft_config
 from adapterhub_registry.publication import StoredFile
@@ -160,14 +161,12 @@ def facts_of(
     )
 
 
-def read_facts(
-    manifest: Manifest, path_of: Callable[[str], Path], documents: Iterable[StoredFile] = ()
-) -> Facts:
-    """Read what the files of a version say; each is read from end to end.
+def read_facts(manifest: Manifest, blobs: DirectoryBlobs, documents: Iterable[StoredFile] = ()) -> Facts:
+    """Read what the files of a version say; each is read from end to end, unless it came in just now.
 
     Args:
         manifest: Of the version.
-        path_of: Where the blob of a SHA-256 lies.
+        blobs: Where its files lie.
         documents: What lies beside it.
 
     Raises:
@@ -175,11 +174,9 @@ def read_facts(
         OSError: One cannot be read.
     """
     hashes = {
-        file.path: hash_file(path_of(file.sha256), known=file.sha256)
-        for file in manifest.files
-        if file.path.endswith(WEIGHTS_SUFFIX)
+        file.path: blobs.hashes(file.sha256) for file in manifest.files if file.path.endswith(WEIGHTS_SUFFIX)
     }
-    return facts_of(manifest.files, _probes(manifest, path_of), hashes, run=_run(documents, path_of))
+    return facts_of(manifest.files, _probes(manifest, blobs.path), hashes, run=_run(documents, blobs.path))
 
 
 def read_headers(

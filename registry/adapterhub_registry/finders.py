@@ -81,7 +81,7 @@ class Finders:
         from adapterhub_registry import finding
         from adapterhub_registry.publishing import fill_missing_facts
 
-        fill_missing_facts(self._database, self.blobs.path)
+        fill_missing_facts(self._database, self.blobs)
         with self._database.reading() as session:
             return finding.find_hashes(session, hashes)
 
@@ -154,7 +154,7 @@ class Finders:
         from adapterhub_registry import finding
         from adapterhub_registry.publishing import fill_missing_facts
 
-        fill_missing_facts(self._database, self.blobs.path)
+        fill_missing_facts(self._database, self.blobs)
         with self._database.reading() as session:
             return finding.find_short_hash(session, text)
 
@@ -168,7 +168,7 @@ class Finders:
         from adapterhub_registry import finding
         from adapterhub_registry.publishing import fill_missing_facts
 
-        fill_missing_facts(self._database, self.blobs.path)
+        fill_missing_facts(self._database, self.blobs)
         with self._database.reading() as session:
             return finding.find_picture(session, Path(path))
 

@@ -1,6 +1,5 @@
 """Blobs that come over several attempts: a file that outlives its writer, until all of it is there."""
 
-import hashlib
 import os
 import time
 from collections.abc import Generator
@@ -10,6 +9,8 @@ from typing import BinaryIO
 
 from adapterhub_registry.blobs import CHUNK_BYTES, DirectoryBlobs, Draft
 from adapterhub_registry.errors import BusyError, DigestMismatchError, OutputError
+from adapterhub_registry.files import begin_to_flush
+from adapterhub_registry.hashes import IncomingHasher
 from adapterhub_registry.staging import lock_file
 
 FOLDER = "partial"
@@ -27,28 +28,29 @@ class Partial:
 
     def __init__(self, blobs: DirectoryBlobs, path: Path, file: BinaryIO) -> None:
         self._blobs, self._path, self._file = blobs, path, file
-        self._digest = hashlib.sha256()
+        self._hasher = IncomingHasher()
         self.size = os.fstat(file.fileno()).st_size
 
     def start_at(self, position: int) -> None:
         """Go on at a position, at most `size`: what is before it is read once, what is behind it dropped."""
         self._file.truncate(position)
         self._file.seek(0)
-        self._digest, self.size = hashlib.sha256(), 0
+        self._hasher, self.size = IncomingHasher(), 0
         while piece := self._file.read(CHUNK_BYTES):
-            self._digest.update(piece)
+            self._hasher.update(piece)
             self.size += len(piece)
 
     def write(self, piece: bytes | memoryview) -> None:
-        """Take the next bytes; what was taken outlives this process."""
-        self._digest.update(piece)
-        self.size += len(piece)
-        view = memoryview(piece)
+        """Take the next bytes, which must stay as they are until the next; what was taken outlives us."""
+        self._hasher.update(piece)
+        start, view = self.size, memoryview(piece)
+        self.size += len(view)
         try:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as exc:  # told apart from what ends a connection
             raise OutputError(self._path, exc.strerror or str(exc)) from exc
+        begin_to_flush(self._file, start, self.size - start)
 
     def keep(self, expected: str, *, source: str) -> None:
         """Make a blob of all that came.
@@ -57,10 +59,11 @@ class Partial:
             DigestMismatchError: It has another digest; it was removed.
             OutputError: The disk is full or cannot be written.
         """
-        found = self._digest.hexdigest()
+        found = self._hasher.sha256
         if found != expected:
             self._path.unlink(missing_ok=True)
             raise DigestMismatchError(expected, found, source)
+        self._blobs.remember(self._hasher)
         self._blobs.keep(Draft(self._path, self._file, found, self.size, is_link=False))
         self._path.unlink(missing_ok=True)  # the store had it already
 

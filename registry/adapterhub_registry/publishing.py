@@ -156,7 +156,7 @@ def add_preview_rows(session: Session, version_id: int, previews: Iterable[Store
         )
 
 
-def fill_missing_facts(database: Database, path_of: Callable[[str], Path]) -> None:
+def fill_missing_facts(database: Database, blobs: DirectoryBlobs) -> None:
     """Read the files of versions that an older schema left without facts; missing files are passed over."""
     with database.reading() as session:
         rows = session.exec(
@@ -166,7 +166,7 @@ def fill_missing_facts(database: Database, path_of: Callable[[str], Path]) -> No
         ).all()
     for version_id, manifest in rows:
         try:
-            facts = read_facts(Manifest.from_json(manifest), path_of)
+            facts = read_facts(Manifest.from_json(manifest), blobs)
         except (OSError, WeightsError, PickleRefusedError):
             continue  # `verify` names it
         with database.writing() as session:

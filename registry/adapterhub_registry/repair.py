@@ -113,7 +113,7 @@ class Repairs:
             session.add(row)
             session.exec(delete(FileHashRow).where(col(FileHashRow.version_id) == use.version_id))
             log_event(session, "repair", use.label, {"problem": "hashes", "repair": "read again"})
-        fill_missing_facts(self._database, self._blobs.path)
+        fill_missing_facts(self._database, self._blobs)
         with self._database.reading() as session:
             is_done = session.get_one(VersionRow, use.version_id).payload_digest != ""
         return Repair("read again" if is_done else "its files cannot be read", is_done)

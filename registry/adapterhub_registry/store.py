@@ -187,9 +187,7 @@ class Registry(Finders, Keepers, Describing, Sharing, Exchange):
         check_details(publication.details)
         check_documents(publication.documents)
         try:
-            facts = publication.facts or read_facts(
-                publication.manifest, self.blobs.path, publication.documents
-            )
+            facts = publication.facts or read_facts(publication.manifest, self.blobs, publication.documents)
         except FileNotFoundError as exc:
             raise BlobMissingError(Path(exc.filename).name, str(self.home)) from exc
         return publishing.publish(self._database, self.blobs, publication, facts, where=str(self.home))

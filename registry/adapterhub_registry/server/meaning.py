@@ -95,7 +95,7 @@ def read_meaning(
         for path, file in after.items()
         if path not in payload and path != README and is_text(path) and "/" not in path and path[0] != "."
     ]
-    facts = read_facts(manifest, registry.blobs.path, documents)
+    facts = read_facts(manifest, registry.blobs, documents)
     return Meaning(files, manifest, facts, documents, previews, details)
 
 

@@ -80,7 +80,7 @@ def publish(call: Call) -> Response:
     entry = RemoteVersion.from_json(call.body, source="the version that was sent")
     check_details(entry.details)
     _check_files(call, entry)
-    facts = read_facts(entry.manifest, call.registry.blobs.path, entry.documents)
+    facts = read_facts(entry.manifest, call.registry.blobs, entry.documents)
     publication = Publication(
         name=call.hosted.adapter,
         manifest=entry.manifest,

@@ -10,7 +10,7 @@ from adapterhub_registry.blobs import DirectoryBlobs, Draft
 from adapterhub_registry.collection import claim_blobs
 from adapterhub_registry.database import Read
 from adapterhub_registry.errors import DigestMismatchError, OutputError
-from adapterhub_registry.hashes import Hasher
+from adapterhub_registry.hashes import IncomingHasher
 from adapterhub_registry.locks import store_kept
 from adapterhub_registry.rows import current_user, now
 from adapterhub_registry.server.access import Hosted
@@ -98,12 +98,13 @@ class Parts:
         """
         try:
             with self._path.open("r+b") as file:
-                hasher = Hasher()
+                hasher = IncomingHasher()
                 while piece := file.read(1 << 20):
                     hasher.update(piece)
                 if hasher.sha256 != self._sha256 or hasher.size != self._size:
                     self._path.unlink()
                     raise DigestMismatchError(self._sha256, hasher.sha256, "the upload")
+                blobs.remember(hasher)
                 blobs.keep(Draft(self._path, file, hasher.sha256, hasher.size, is_link=False))
         except FileNotFoundError as exc:
             raise DigestMismatchError(self._sha256, "nothing", "the upload") from exc
