@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import selectors
 import socket
 import ssl
 import time
@@ -201,7 +202,7 @@ class Connection:
     @contextmanager
     def _borrowed(self) -> Generator[http.client.HTTPConnection]:
         """Lend a connection to one user at a time; of one that was cut, nobody knows what would come."""
-        connection = self._idle.pop() if self._idle else self._new()
+        connection = self._reused() or self._new()
         try:
             yield connection
         except (OSError, http.client.HTTPException) as exc:
@@ -212,11 +213,29 @@ class Connection:
             raise
         self._idle.append(connection)
 
+    def _reused(self) -> http.client.HTTPConnection | None:
+        """Return a connection that the other end has not closed meanwhile, if there is one."""
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if connection.sock is not None and not _has_news(connection.sock):
+                return connection
+            connection.close()
+
     def _new(self) -> http.client.HTTPConnection:
         if not self._is_tls:
             return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
         context = ssl.create_default_context()
         return http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=context)
+
+
+def _has_news(idle: socket.socket) -> bool:
+    """Say whether something came on a connection on which nothing was asked: its end."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(idle, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def _close(idle: list[http.client.HTTPConnection]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from typing import Any
 from urllib.parse import quote
@@ -311,6 +312,23 @@ class HttpRemote:
             raise RemoteError(self.name, message or f"it answers with status {reply.status}") from exc
         if reply.status == 404 and reply.headers.get("x-error-code") == "RepoNotFound":
             raise AdapterNotFoundError(adapter, [], where=self.name)
+
+
+@lru_cache(maxsize=8)
+def kept_remote(name: str, url: str, token: str, process: int) -> HttpRemote:
+    """Return a registry behind HTTP, the same for the same words, so that its connections are used again.
+
+    Args:
+        name: As for `HttpRemote`, and so are the next two.
+        url: Likewise.
+        token: Likewise.
+        process: This one; a child must not write to its parent's connections.
+
+    Raises:
+        RemoteError: The URL is none.
+    """
+    del process
+    return HttpRemote(name, url, token)
 
 
 class _Meter:

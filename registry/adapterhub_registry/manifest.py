@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import PurePosixPath
 from typing import Any
@@ -58,7 +58,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the canonical form: sorted keys, no spaces, ASCII, decimals as text."""
-        table = {"format": FORMAT, **asdict(self), "lineage": dict(self.lineage)}
+        files = [vars(file) for file in self.files]
+        table = {"format": FORMAT, **vars(self), "files": files, "lineage": dict(self.lineage)}
         return json.dumps(table, sort_keys=True, separators=(",", ":"))
 
     @property

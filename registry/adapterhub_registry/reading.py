@@ -63,6 +63,15 @@ def list_versions(read: Read, reference: Reference) -> list[Version]:
     return [_to_version(row) for row in read(query, [reference.namespace, reference.name])]
 
 
+def list_digests(read: Read, reference: Reference) -> dict[str, int]:
+    """Return digest to number of an adapter's versions, oldest first; none if there is no such adapter."""
+    query = (
+        "SELECT version.digest, version.number FROM adapter JOIN version ON version.adapter_id = adapter.id "
+        "WHERE namespace = ? AND adapter.name = ? AND state <> 'deleted' ORDER BY version.number"
+    )
+    return dict(read(query, [reference.namespace, reference.name]))
+
+
 def list_adapters(read: Read, keys: Sequence[int] | None = None) -> list[Adapter]:
     """Return the adapters of keys, in their order, or all by name: three queries, however many there are."""
     among = "" if keys is None else f"IN ({', '.join('?' * len(keys))})"

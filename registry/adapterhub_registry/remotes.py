@@ -295,9 +295,9 @@ def open_remote(name: str, url: str) -> Remote:
     parts = urlsplit(url)
     if parts.scheme in ("http", "https"):
         from adapterhub_registry.credentials import token_for
-        from adapterhub_registry.http_remote import HttpRemote
+        from adapterhub_registry.http_remote import kept_remote
 
-        return HttpRemote(name, url, token_for(name, url))
+        return kept_remote(name, url, token_for(name, url), os.getpid())
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise RemoteError(name, f'"{url}" is no URL of a registry; write https://host or file:///directory')
     return DirectoryRemote(name, Path(unquote(parts.path)))

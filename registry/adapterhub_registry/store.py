@@ -333,6 +333,11 @@ class Registry(Finders, Keepers, Describing, Sharing, Exchange):
         except AdapterNotFoundError:
             return []
 
+    def known_digests(self, name: str) -> dict[str, int]:
+        """Return digest to number of an adapter's versions, oldest first; none if there is no adapter."""
+        with self._database.snapshot() as read:
+            return reading.list_digests(read, adapter_reference(name))
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()

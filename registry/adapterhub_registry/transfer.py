@@ -1,7 +1,7 @@
 """Push and pull: missing files only, every byte verified, visible when whole."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adapterhub_registry.errors import AliasMovedError, RemoteError, VersionConflictError
@@ -122,17 +122,14 @@ def pull(
         RemoteError, AccessError: The remote cannot be reached, or does not allow it.
     """
     name = reference.adapter if rename is None else rename
-    here = registry.known_versions(name)
-    found = remote.resolve(reference, known=[version.digest for version in here])
+    here = registry.known_digests(name)
+    found = remote.resolve(reference, known=here)
     if isinstance(found, str):
-        same = next(version for version in here if version.digest == found)
-        return Transfer(same.name, same.number, same.digest, False, 0, 0)
+        return Transfer(name, here[found], found, False, 0, 0)
     number = found.number if rename is None else None
-    taken = next((v for v in here if v.number == number), None)
-    if taken is not None:
-        raise VersionConflictError(
-            name, taken.number, ours=taken.digest, theirs=found.digest, where=remote.name
-        )
+    for digest, taken in here.items():
+        if taken == number:
+            raise VersionConflictError(name, taken, ours=digest, theirs=found.digest, where=remote.name)
     publication = Publication(
         name=name,
         manifest=found.manifest,
@@ -164,10 +161,10 @@ def resolve_here(registry: "Registry", reference: Reference, remote: Remote) -> 
         AdapterNotFoundError, VersionNotFoundError: The remote has no such thing.
         RemoteError: It has, and this registry has not.
     """
-    here = registry.known_versions(reference.adapter)
-    found = remote.resolve(reference, known=[version.digest for version in here])
+    here = registry.known_digests(reference.adapter)
+    found = remote.resolve(reference, known=here)
     if isinstance(found, str):
-        return next(version for version in here if version.digest == found)
+        return registry.resolve(replace(reference, remote="", selector=str(here[found])))
     label = f"{reference.adapter}@{found.number}"
     reason = f"{reference} is {label} there, which is not here; fetch it with: adapterhub pull {reference}"
     raise RemoteError(remote.name, reason)

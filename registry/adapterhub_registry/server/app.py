@@ -34,7 +34,7 @@ from adapterhub_registry.server.hub_accounts import body_name, find_in_body
 from adapterhub_registry.server.limits import Limits
 from adapterhub_registry.server.observing import Observer
 from adapterhub_registry.server.people import RESERVED, People
-from adapterhub_registry.server.routes import JSON, RAW, ROUTES, STREAM, Route
+from adapterhub_registry.server.routes import JSON, NONE, RAW, ROUTES, STREAM, Route
 from adapterhub_registry.server.signing import Signer
 from adapterhub_registry.server.tokens import Tokens
 from adapterhub_registry.store import Registry
@@ -108,6 +108,8 @@ def _endpoint(site: Site, route: Route) -> Callable[[Request], Awaitable[Respons
 
 async def _answer(site: Site, route: Route, request: Request) -> Response:
     """Check the rule before the body is read, unless it is the body that the rule speaks of."""
+    if route.body == NONE:
+        return await in_thread(lambda: _run(route, _permit(site, route, request), b""))
     call = await run_in_threadpool(_permit, site, route, request)
     if route.body == STREAM and inspect.iscoroutinefunction(route.endpoint):
         return await route.endpoint(call)

@@ -15,6 +15,7 @@ import pytest
 
 from adapterhub_cli.main import main
 from adapterhub_registry.server.people import People
+from adapterhub_registry.server.process import _listen  # pyright: ignore[reportPrivateUsage]
 from adapterhub_registry.server.tokens import Tokens
 from adapterhub_registry.store import Registry
 
@@ -104,6 +105,12 @@ def test_an_address_that_is_taken_is_said(capsys: pytest.CaptureFixture[str]) ->
         port = taken.getsockname()[1]
         assert main(["serve", "registry", "--port", str(port)]) == 1
     assert f"127.0.0.1:{port}: Address already in use" in capsys.readouterr().err
+
+
+def test_answers_are_not_held_back_for_a_receipt() -> None:
+    # asyncio turns Nagle's algorithm off in connections whose socket says that it speaks TCP.
+    with _listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_the_server_needs_no_torch() -> None:
