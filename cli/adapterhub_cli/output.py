@@ -136,8 +136,8 @@ def print_transfer(done: Any, *, where: str, as_json: bool, quiet: bool) -> None
     fields = {
         "version": reference,
         "digest": done.digest,
-        "files_sent": done.files_sent,
-        "bytes_sent": done.bytes_sent,
+        "files_transferred": done.files_transferred,
+        "bytes_transferred": done.bytes_transferred,
     }
     print_fields(fields, key="version", as_json=as_json, quiet=quiet)
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import selectors
 import socket
 import ssl
@@ -22,6 +23,8 @@ TRIES = 6
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 60.0
 AGAIN = (408, 429, 502, 503, 504)
 AGENT = "adapterhub"
+TOKEN = re.compile(r"[!-~]+")
+"""What can stand in a header, as one word."""
 
 
 class CutError(Exception):
@@ -55,7 +58,7 @@ class Connection:
         token: Sent with every request; empty for none.
 
     Raises:
-        RemoteError: The URL is none.
+        RemoteError: The URL is none, or the token is.
     """
 
     def __init__(self, name: str, url: str, token: str) -> None:
@@ -71,6 +74,9 @@ class Connection:
             )
         self._is_tls, self._path = parts.scheme == "https", parts.path.rstrip("/")
         self._headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
+        if token and not TOKEN.fullmatch(token):
+            reason = "the token for it holds a space, a line break or another sign that no token has"
+            raise RemoteError(name, f"{reason}; copy it again, as one word")
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._idle: list[http.client.HTTPConnection] = []

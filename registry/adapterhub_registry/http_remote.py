@@ -60,7 +60,7 @@ class HttpRemote:
         token: Who the user is there; empty for anybody.
 
     Raises:
-        RemoteError: The URL is none.
+        RemoteError: The URL is none, or the token is.
     """
 
     def __init__(self, name: str, url: str, token: str) -> None:
@@ -325,7 +325,7 @@ def kept_remote(name: str, url: str, token: str, process: int) -> HttpRemote:
         process: This one; a child must not write to its parent's connections.
 
     Raises:
-        RemoteError: The URL is none.
+        RemoteError: The URL is none, or the token is.
     """
     del process
     return HttpRemote(name, url, token)

@@ -26,8 +26,8 @@ class Transfer:
         number: The version's number there.
         digest: The version's digest.
         is_new: False if the digest was there already, and nothing changed.
-        files_sent: Files that were missing there.
-        bytes_sent: Their bytes.
+        files_transferred: Files that were missing there.
+        bytes_transferred: Their bytes.
         yank_reason: Why the version is yanked where it came from; empty if it is not.
         parents: What was pushed before it.
     """
@@ -36,8 +36,8 @@ class Transfer:
     number: int
     digest: str
     is_new: bool
-    files_sent: int
-    bytes_sent: int
+    files_transferred: int
+    bytes_transferred: int
     yank_reason: str = ""
     parents: "tuple[Transfer, ...]" = ()
 

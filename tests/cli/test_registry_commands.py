@@ -68,7 +68,7 @@ def test_a_version_travels_through_a_remote(
     run("remote", "add", "team", share.as_uri())
     assert json.loads(run("remote", "list", "--json")) == [{"name": "team", "url": share.as_uri()}]
     sent = json.loads(run("push", "me/ink", "--alias", "prod", "--json"))
-    assert (sent["version"], sent["files_sent"]) == ("me/ink@1", 1)
+    assert (sent["version"], sent["files_transferred"]) == ("me/ink@1", 1)
 
     monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "other"))
     run("pull", "team:me/ink@prod", code=1)

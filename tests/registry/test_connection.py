@@ -5,7 +5,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from adapterhub_registry.connection import Connection
+from adapterhub_registry.errors import RemoteError
 from adapterhub_registry.remotes import open_remote
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -59,3 +62,10 @@ def test_remotes_of_one_registry_share_their_connections() -> None:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         assert open_remote("team", url) is open_remote("team", url)
         assert open_remote("team", url) is not open_remote("other", url)
+
+
+@pytest.mark.parametrize("token", ["ahub_one\nahub_two", "my token", "gehört", "a\r\nHost: b"])
+def test_a_token_that_no_header_can_hold_is_refused(token: str) -> None:
+    with pytest.raises(RemoteError, match=r"team.*copy it again, as one word") as raised:
+        Connection("team", "http://127.0.0.1:1", token)
+    assert token not in str(raised.value)

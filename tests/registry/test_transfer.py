@@ -57,9 +57,14 @@ def test_a_pulled_version_is_identical(
         message="first",
     )
     sent = ours.push("me/ink", remote="team", aliases=["prod"], with_data=True)
-    assert (sent.is_new, sent.number, sent.files_sent) == (True, 1, 3)
+    assert (sent.is_new, sent.number, sent.files_transferred) == (True, 1, 3)
     got = theirs.pull("team:me/ink@prod")
-    assert (got.is_new, got.number, got.digest, got.bytes_sent) == (True, 1, version.digest, sent.bytes_sent)
+    assert (got.is_new, got.number, got.digest, got.bytes_transferred) == (
+        True,
+        1,
+        version.digest,
+        sent.bytes_transferred,
+    )
     pulled = theirs.resolve("me/ink@1")
     assert pulled == version
     assert theirs.read(pulled.files[0].sha256) == weights_bytes(1)
@@ -74,17 +79,17 @@ def test_pushing_and_pulling_again_moves_nothing(ours: Registry, theirs: Registr
     ours.add(weights(1), name="me/ink")
     ours.push("me/ink", remote="team")
     again = ours.push("me/ink", remote="team")
-    assert (again.is_new, again.number, again.files_sent) == (False, 1, 0)
+    assert (again.is_new, again.number, again.files_transferred) == (False, 1, 0)
     theirs.pull("me/ink", remote="team")
     again = theirs.pull("me/ink", remote="team")
-    assert (again.is_new, again.number, again.files_sent) == (False, 1, 0)
+    assert (again.is_new, again.number, again.files_transferred) == (False, 1, 0)
 
 
 def test_only_missing_files_are_sent(ours: Registry, weights: Weights) -> None:
     ours.add(weights(1), name="me/ink", documents={"a.txt": b"same"})
     ours.add(weights(2), name="me/ink", documents={"a.txt": b"same"})
-    assert ours.push("me/ink@1", remote="team", with_data=True).files_sent == 2
-    assert ours.push("me/ink@2", remote="team", with_data=True).files_sent == 1
+    assert ours.push("me/ink@1", remote="team", with_data=True).files_transferred == 2
+    assert ours.push("me/ink@2", remote="team", with_data=True).files_transferred == 1
 
 
 def test_a_number_that_another_digest_has_taken_is_a_conflict(
@@ -138,7 +143,7 @@ def test_what_arrived_before_a_failure_is_not_fetched_again(
         theirs.pull("me/ink", remote="team")
     assert theirs.list() == []
     path.write_bytes(content)
-    assert theirs.pull("me/ink", remote="team").files_sent == 1
+    assert theirs.pull("me/ink", remote="team").files_transferred == 1
 
 
 def test_what_the_remote_does_not_have_is_named(ours: Registry, theirs: Registry, weights: Weights) -> None:

@@ -76,14 +76,19 @@ def test_a_pulled_version_is_identical(
         message="first",
     )
     sent = alice.push(name, remote="team", aliases=["prod"], with_data=True)
-    assert (sent.is_new, sent.number, sent.files_sent) == (True, 1, 3)
+    assert (sent.is_new, sent.number, sent.files_transferred) == (True, 1, 3)
     again = alice.push(name, remote="team", aliases=["prod"])
-    assert (again.is_new, again.number, again.files_sent) == (False, 1, 0)
+    assert (again.is_new, again.number, again.files_transferred) == (False, 1, 0)
     bob = home_of(tmp_path, served, "bob", monkeypatch)
     with pytest.raises(RemoteError, match="which is not here; fetch it with: adapterhub pull team:"):
         bob.resolve(f"team:{name}@prod")
     got = bob.pull(f"team:{name}@prod")
-    assert (got.is_new, got.number, got.digest, got.bytes_sent) == (True, 1, version.digest, sent.bytes_sent)
+    assert (got.is_new, got.number, got.digest, got.bytes_transferred) == (
+        True,
+        1,
+        version.digest,
+        sent.bytes_transferred,
+    )
     pulled = bob.resolve(f"team:{name}@prod")
     assert pulled == version
     assert bob.read(pulled.files[0].sha256) == weights_bytes(1)
@@ -103,7 +108,7 @@ def test_documents_stay_here_unless_they_are_asked_for(
     alice: Registry, adapter: str, weights: Weights
 ) -> None:
     alice.add(weights(1), name=adapter, documents={"captions.json": b"[]"})
-    assert alice.push(adapter, remote="team").files_sent == 1
+    assert alice.push(adapter, remote="team").files_transferred == 1
 
 
 def test_a_private_namespace_is_for_its_people(
@@ -345,7 +350,7 @@ def test_what_is_cut_off_goes_on(
     version = alice.add(path, name=adapter, base="mini")
     with cutting(served, size, cuts, seed=megabytes) as cutter:
         sent = alice.push(adapter, remote=cutter.url)
-        assert sent.bytes_sent == path.stat().st_size
+        assert sent.bytes_transferred == path.stat().st_size
         assert cutter.bytes_moved <= 1.2 * size
     with served.registry.blobs.open(version.files[0].sha256) as stored:
         assert stored.read() == path.read_bytes()
