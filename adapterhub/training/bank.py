@@ -55,12 +55,15 @@ class _Slot:
 class _Share:
     """Which samples of a batch belong to which slot, in order, and in which step something is dropped.
 
+    Of a pass that processes share, `parts` has the first sample and how many the whole pass has.
+
     Compiled blocks are compiled anew for all of it that hooks read, and so not for each step.
     """
 
     slots: tuple[int, ...]
     counts: tuple[int, ...]
     step: tuple[int, ...] | None
+    parts: tuple[tuple[int, int], ...] = ()
 
 
 class LoraBank:
@@ -191,15 +194,24 @@ class LoraBank:
             layers[target] = LowRank(down, up.contiguous(), size.scale, "config")
         return AdapterTensors(layers)
 
-    def share(self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None) -> None:
+    def share(
+        self,
+        slots: Sequence[int],
+        counts: Sequence[int],
+        steps: Sequence[int] | None = None,
+        *,
+        parts: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Say whose samples come next: `counts[i]` of `slots[i]`, one after another, in its step `steps[i]`.
 
         Of nobody, so that the base is as it was. Without steps nothing is dropped, as it must be to look at
-        what is trained. A forward of a multiple of so many samples has that multiple of each, as text
-        encoders have that read prompts in chunks.
+        what is trained. Of a part of a pass, `parts` says the place of the first sample and how many the pass
+        has: what it would drop there is dropped. A forward of a multiple of so many samples has that multiple
+        of each, as text encoders have that read prompts in chunks.
         """
         does_drop = steps is not None and any(_drops(self._at(slot).config) for slot in slots)
-        self._share = _Share(tuple(slots), tuple(counts), tuple(steps) if steps and does_drop else None)
+        dropping = (tuple(steps), tuple(parts)) if steps and does_drop else (None, ())
+        self._share = _Share(tuple(slots), tuple(counts), *dropping)
 
     def limit_norms(self, slot: int) -> int:
         """Scale an adapter's updates down to its `max_norm`, both factors alike; return how many were."""
@@ -342,20 +354,23 @@ class LoraBank:
         config = at.config
         if not _drops(config) or target not in at.sizes:
             return inner
-        step = self._share.step[self._share.slots.index(slot)]
+        place = self._share.slots.index(slot)
+        step, count = self._share.step[place], self._share.counts[place]
+        first, whole = self._share.parts[place] if self._share.parts else (0, count)
         drawn = keyed_generator(at.seed, at.key, "dropout", step, str(target))
         if drawn.random() < config.module_dropout:
             return inner * 0.0
         generator = torch.Generator(inner.device).manual_seed(int(drawn.integers(1 << 62)))
         samples, *places, width = inner.shape
-        rank = at.sizes[target].rank
+        rank, times = at.sizes[target].rank, samples // count
+        own = slice(times * first, times * first + samples)
         for part, shape in (
-            (config.rank_dropout, (samples, *[1] * len(places), rank)),
-            (config.dropout, (samples, *places, rank)),
+            (config.rank_dropout, (times * whole, *[1] * len(places), rank)),
+            (config.dropout, (times * whole, *places, rank)),
         ):
             if part:
                 drawn = torch.rand(shape, generator=generator, device=inner.device)
-                kept = (drawn >= part).to(inner.dtype) / (1 - part)
+                kept = (drawn[own] >= part).to(inner.dtype) / (1 - part)
                 inner = inner * nn.functional.pad(kept, (0, width - rank))
         return inner
 

@@ -11,9 +11,14 @@ from adapterhub.randomness import SCHEME
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 
 
-def environment() -> dict[str, str]:
-    """Return names and versions."""
+def environment(processes: int = 1) -> dict[str, str]:
+    """Return names and versions.
+
+    Args:
+        processes: That train one adapter together; their number decides how sums are rounded.
+    """
     return {
+        **({"processes": str(processes)} if processes > 1 else {}),
         "adapterhub": __version__,
         "randomness": SCHEME,
         "python": platform.python_version(),

@@ -15,6 +15,7 @@ from adapterhub.training.layers import NetworkConfig
 from adapterhub.training.losses import adapter_losses
 from adapterhub.training.objective import ObjectiveTable, Terms
 from adapterhub.training.optimizers import OptimizerConfig, make_optimizer, rate_factor, set_rates
+from adapterhub.training.spread import Spread
 
 PATIENCE = 4
 """Passes that an adapter waits at most while others are trained in another shape."""
@@ -40,6 +41,8 @@ class Rows:
         tokens: Of the captions, `(samples, chunks, 2, 77)`, if text encoders are trained: these are encoded
             in place of `states` and `pooled`.
         is_dropped: Which samples have no caption, then.
+        first: The place of the first sample in the pass, of which these may be a part.
+        whole: Samples of the whole pass; 0 means that these are all.
     """
 
     mean: Tensor
@@ -51,6 +54,29 @@ class Rows:
     is_prior: Sequence[bool] = ()
     tokens: Tensor | None = None
     is_dropped: Sequence[bool] = ()
+    first: int = 0
+    whole: int = 0
+
+    def part(self, start: int, stop: int) -> "Rows":
+        """Return some of the samples of a whole pass."""
+        return Rows(
+            mean=self.mean[start:stop],
+            std=self.std[start:stop],
+            states=self.states[start:stop],
+            pooled=self.pooled[start:stop],
+            size_ids=self.size_ids[start:stop],
+            mask=None if self.mask is None else self.mask[start:stop],
+            is_prior=self.is_prior[start:stop],
+            tokens=None if self.tokens is None else self.tokens[start:stop],
+            is_dropped=self.is_dropped[start:stop],
+            first=start,
+            whole=len(self.mean),
+        )
+
+    @property
+    def weight(self) -> float:
+        """How much of the pass these are."""
+        return len(self.mean) / (self.whole or len(self.mean))
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -116,7 +142,14 @@ class Network(Protocol):
         """Return an adapter's factors, by component and side."""
         ...
 
-    def share(self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None) -> None:
+    def share(
+        self,
+        slots: Sequence[int],
+        counts: Sequence[int],
+        steps: Sequence[int] | None = None,
+        *,
+        parts: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Say whose samples come next; of nobody, so that the base is as it was."""
         ...
 
@@ -197,6 +230,7 @@ class Executor:
         slots: Of the network.
         encode_captions: Needed if a trainee's rows have tokens.
         dtype: In which losses are taken and latents are made noisy: float32, or float64 to compare with.
+        spread: The part of this process, if several train the only adapter.
     """
 
     def __init__(
@@ -208,8 +242,10 @@ class Executor:
         slots: int,
         encode_captions: EncodeCaptions | None = None,
         dtype: torch.dtype = torch.float32,
+        spread: Spread | None = None,
     ) -> None:
         self._unet = unet
+        self._spread = spread
         # Diffusers finds either by a walk over all modules.
         self._device, self._unet_dtype = unet.device, unet.dtype
         self._encode_captions = encode_captions
@@ -274,16 +310,27 @@ class Executor:
         chosen = self._chosen({slot: own.shape for slot, own in rows.items()})
         for one in self.active:
             one.waited = 0 if one in chosen else one.waited + 1
-        losses = self._losses(chosen, [rows[one.slot] for one in chosen])
-        shares = torch.tensor([1 / one.trainee.accumulation for one in chosen], dtype=losses.dtype)
-        (losses * (shares * self._scale).to(losses.device)).sum().backward()
-        for one, loss in zip(chosen, losses.detach().tolist(), strict=True):
+        for one, loss in zip(chosen, self._derive(chosen, [rows[one.slot] for one in chosen]), strict=True):
             one.passes += 1
             one.loss_sum += loss / one.trainee.accumulation
             if one.passes % one.trainee.accumulation == 0:
                 self._step(one)
                 if not one.error:
                     events.on_step(one)
+
+    def _derive(self, chosen: Sequence[Training], rows: Sequence[Rows]) -> list[float]:
+        """Add to the gradients, and return the losses, as much as these rows count in their passes."""
+        if self._spread is not None:
+            rows = [own.part(*self._spread.bounds(len(own.mean))) for own in rows]
+            if not len(rows[0].mean):
+                return [0.0]
+        losses = self._losses(chosen, rows)
+        pairs = list(zip(chosen, rows, strict=True))
+        shares = torch.tensor(
+            [own.weight / one.trainee.accumulation for one, own in pairs], dtype=losses.dtype
+        )
+        (losses * (shares * self._scale).to(losses.device)).sum().backward()
+        return [loss * own.weight for loss, own in zip(losses.detach().tolist(), rows, strict=True)]
 
     def _chosen(self, shapes: Mapping[int, tuple[int, ...]]) -> list[Training]:
         """Return who is trained now: most of one shape, unless somebody has waited too long."""
@@ -301,7 +348,7 @@ class Executor:
                 seed=one.trainee.seed,
                 name=one.trainee.key,
                 step=one.passes,
-                sample=sample,
+                sample=own.first + sample,
             )
             for one, own in zip(chosen, rows, strict=True)
             for sample in range(len(own.mean))
@@ -322,7 +369,7 @@ class Executor:
         noise = torch.stack([draw.noise for draw in draws]).to(device, self._dtype)
         added = torch.stack([draw.added for draw in draws]).to(device, self._dtype)
         states, pooled = self._conditioning(chosen, rows)
-        self._share(chosen, counts)
+        self._share(chosen, rows)
         predicted = self._unet(
             terms.noisy(latents, added).to(dtype),
             terms.timesteps,
@@ -343,19 +390,23 @@ class Executor:
         live = [number for number, own in enumerate(rows) if own.tokens is not None]
         if live and self._encode_captions is not None:
             own = [rows[number] for number in live]
-            self._share([chosen[number] for number in live], [len(one.mean) for one in own])
+            self._share([chosen[number] for number in live], own)
             for number, encoded in zip(live, self._encode_captions(own), strict=True):
                 parts[number] = encoded
             parts = [(states.to(self._device), pooled.to(self._device)) for states, pooled in parts]
         return _joined([states for states, _ in parts]), _joined([pooled for _, pooled in parts])
 
-    def _share(self, chosen: Sequence[Training], counts: Sequence[int]) -> None:
-        self._network.share([one.slot for one in chosen], counts, [one.passes for one in chosen])
+    def _share(self, chosen: Sequence[Training], rows: Sequence[Rows]) -> None:
+        counts, steps = [len(own.mean) for own in rows], [one.passes for one in chosen]
+        parts = [(own.first, own.whole) for own in rows] if self._spread is not None else ()
+        self._network.share([one.slot for one in chosen], counts, steps, parts=parts)
 
     def _step(self, one: Training) -> None:
         """Change an adapter's factors, or freeze it as it was if its loss or gradient is no number."""
         config, trainee = one.trainee.optimizer, one.trainee
         gradients = [parameter.grad for parameter in one.parameters if parameter.grad is not None]
+        if self._spread is not None:
+            one.loss_sum = self._spread.add_up(gradients, one.loss_sum)
         if self._scale != 1:
             for gradient in gradients:
                 gradient.div_(self._scale)

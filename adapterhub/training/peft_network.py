@@ -105,9 +105,16 @@ class PeftNetwork:
                 groups.setdefault((target.component, side), []).append(parameter)
         return groups
 
-    def share(self, slots: Sequence[int], counts: Sequence[int], steps: Sequence[int] | None = None) -> None:
+    def share(
+        self,
+        slots: Sequence[int],
+        counts: Sequence[int],
+        steps: Sequence[int] | None = None,
+        *,
+        parts: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Say whose samples come next: of the adapter, or of nobody, so that the base is as it was."""
-        del counts, steps
+        del counts, steps, parts
         for target in self._sizes:
             layer: Any = self._layer(target)
             layer._disable_adapters = not slots

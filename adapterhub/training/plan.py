@@ -9,7 +9,7 @@ from typing import Any
 
 from adapterhub.bases.find import Base
 from adapterhub.bases.load import choose_device
-from adapterhub.errors import CheckpointError, DatasetError
+from adapterhub.errors import CheckpointError, DatasetError, DeviceError
 from adapterhub.training.buckets import Buckets
 from adapterhub.training.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
 from adapterhub.training.config import AdapterConfig, BaseConfig, GroupConfig, TrainConfig, config_document
@@ -86,6 +86,7 @@ class GroupPlan:
         is_resumed: Whether it goes on from its checkpoint.
         rules: Of the sweep that it is, if it is one.
         process: Who trains it, from 0.
+        processes: How many train it, each some samples of every pass; `process` is the first then.
     """
 
     run: str
@@ -95,6 +96,7 @@ class GroupPlan:
     is_resumed: bool
     rules: SweepRules | None = None
     process: int = 0
+    processes: int = 1
 
 
 def file_stem(name: str) -> str:
@@ -115,10 +117,12 @@ def make_plan(
         processes: How many share the adapters.
 
     Raises:
+        DeviceError: There are more processes than samples of the only adapter.
         AdapterHubError: As `read_sources`, `load_checkpoint`, `require_trackers` and `require_score_models`.
     """
     require_trackers(config.group.trackers)
     require_score_models(config.adapters)
+    together = _together(config, processes)
     found = _read_all(config, base)
     groups = _groups(config, processes)
     runs = [_run(*_chosen(config, found, group), base) for _, group in groups]
@@ -135,7 +139,8 @@ def make_plan(
     plans: list[GroupPlan] = []
     for number, ((process, group), (run, identity)) in enumerate(zip(groups, runs, strict=True)):
         steps: dict[str, int] = {}
-        identity |= {"device": device, "dtype": dtype}  # the run's name is the same on all of them
+        # The run's name is the same on all of them.
+        identity |= {"device": device, "dtype": dtype, "number of processes": str(together)}
         is_resumed = run in resumed
         slots = _slots(_chosen(config, found, group)[0], config.group)
         if is_resumed:
@@ -148,7 +153,7 @@ def make_plan(
                 if adapter.name.lower() in checkpoint.ended
             }
         items = [_plan(config.adapters[n], found[n], run, number, steps, registry) for n in group]
-        plans.append(GroupPlan(run, items, identity, slots, is_resumed, process=process))
+        plans.append(GroupPlan(run, items, identity, slots, is_resumed, process=process, processes=together))
     return plans
 
 
@@ -217,6 +222,24 @@ def shares(config: TrainConfig, processes: int) -> list[list[int]]:
     for number in sorted(range(len(work)), key=lambda number: -work[number]):
         min(taken, key=lambda own: sum(work[n] for n in own)).append(number)
     return [sorted(own) for own in taken]
+
+
+def _together(config: TrainConfig, processes: int) -> int:
+    """Return how many processes train each adapter: all of them if there is one alone.
+
+    Raises:
+        DeviceError: They are more than its passes have samples.
+    """
+    if len(config.adapters) != 1:
+        return 1
+    samples = config.adapters[0].batch_size
+    if samples < processes:
+        rule = (
+            f"they share the {samples} pictures of each pass; start at most {samples}, or raise batch_size "
+            "and lower accumulation"
+        )
+        raise DeviceError("the number of processes", processes, rule)
+    return processes
 
 
 def _groups(config: TrainConfig, processes: int) -> list[tuple[int, list[int]]]:

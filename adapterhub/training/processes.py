@@ -1,12 +1,12 @@
-"""The processes that a launcher starts for one training: each trains some of the adapters, alone."""
+"""The processes that a launcher starts for one training: they share its adapters, or the work on one."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 from torch.distributed import distributed_c10d
 
 from adapterhub.errors import DeviceError, OtherProcessError
@@ -17,13 +17,15 @@ ASK_S = 0.2
 PATIENCE = timedelta(days=365)
 """A process that is done waits for the others; one that dies is noticed at once."""
 STOP = "adapterhub-stop"
+LOST = "another process ended"
+"""What those say that cannot go on without one that says more."""
 
 
 class Processes:
     """All processes of this launch, that talk when they begin and when they end; one alone needs nobody.
 
-    Nothing is sent while adapters are trained, but for the wish to stop. Any backend would do for that, so
-    it is gloo on every device.
+    While adapters are trained, nothing is sent but the wish to stop, and what one adapter alone has learnt in
+    each of them. It goes by gloo on every device: if a process dies, the others hear of it at once.
 
     Args:
         launch: Which one this is.
@@ -37,12 +39,14 @@ class Processes:
         self._store: Any = None
         self._looked = 0.0
         self._is_told = False
+        self._adding: Any = None
         if launch.count == 1:
             return
         try:
             if not distributed.is_initialized():
                 distributed.init_process_group("gloo", timeout=PATIENCE)
             self._store = distributed_c10d._get_default_store()
+            self._adding = distributed.new_group(backend="gloo", timeout=PATIENCE)
         except (RuntimeError, ValueError) as exc:
             raise OtherProcessError(-1, f"the others cannot be reached ({exc})") from exc
 
@@ -77,11 +81,22 @@ class Processes:
         self._looked = now
         return self._store.check([STOP])
 
+    def add_up(self, values: Tensor) -> None:
+        """Put in place of a tensor on the CPU the sum of those of all processes, the same bits in each.
+
+        Raises:
+            OtherProcessError: Another process failed or died.
+        """
+        try:
+            distributed.all_reduce(values, group=self._adding)
+        except RuntimeError as exc:
+            raise OtherProcessError(-1, LOST) from exc
+
     def join_parts(self, work: Callable[[], Mapping[str, str]]) -> dict[str, str]:
         """Do this process's part, wait for all, and return the parts of all.
 
         Args:
-            work: The part; it must not talk with the others.
+            work: The part; it may `add_up` with the others.
 
         Raises:
             BaseException: What `work` raises; the others hear of it, and end their parts first.
@@ -92,21 +107,34 @@ class Processes:
         try:
             part = dict(work())
         except BaseException as exc:
-            self._gather({}, str(exc) or repr(exc))
+            is_lost = isinstance(exc, OtherProcessError)
+            others = self._gather({}, LOST if is_lost else str(exc) or repr(exc))
+            if is_lost:
+                _raise_first(others)
             raise
-        parts: dict[str, str] = {}
-        for number, (other, error) in enumerate(self._gather(part, "")):
-            if error:
-                raise OtherProcessError(number, error)
-            parts |= other
-        return parts
+        found = self._gather(part, "")
+        _raise_first(found)
+        return {name: version for other, _ in found for name, version in other.items()}
 
     def _gather(self, part: Mapping[str, str], error: str) -> list[tuple[Mapping[str, str], str]]:
         found: list[Any] = [None] * self.launch.count
         try:
+            distributed.destroy_process_group(self._adding)  # who waits there waits in vain
             distributed.all_gather_object(found, (part, error))
         except RuntimeError as exc:
             if error:  # this process's own error says more
                 return []
             raise OtherProcessError(-1, "it died before it was done") from exc
         return found
+
+
+def _raise_first(found: Sequence[tuple[Mapping[str, str], str]]) -> None:
+    """Raise what the first process said that did not end well; who lost it says less.
+
+    Raises:
+        OtherProcessError: There is one.
+    """
+    errors = [(number, error) for number, (_, error) in enumerate(found) if error]
+    if errors:
+        number, error = min(errors, key=lambda one: one[1] == LOST)
+        raise OtherProcessError(number, error)

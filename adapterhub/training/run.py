@@ -40,6 +40,7 @@ from adapterhub.training.rows import AdapterRows, Encoder
 from adapterhub.training.runs import held_run, run_directory
 from adapterhub.training.scores import ScoreModels
 from adapterhub.training.settings_file import write_settings
+from adapterhub.training.spread import Spread
 from adapterhub.training.stopping import Stop
 from adapterhub.training.text import TEXT_ENCODERS, CaptionEncoder
 from adapterhub.training.weights_file import weights_bytes
@@ -82,6 +83,7 @@ class Run:
         site: Where.
         on_progress: Called after each step of an adapter.
         again: The version whose training is repeated: equal bytes become no other version.
+        spread: The part of this process, if several train the only adapter.
 
     Attributes:
         versions: Of those that are trained, by name; of a sweep's candidates with their numbers.
@@ -95,8 +97,10 @@ class Run:
         on_progress: OnProgress | None,
         *,
         again: Version | None = None,
+        spread: Spread | None = None,
     ) -> None:
         self._again = again
+        self._spread = spread
         self._group = group
         self._site = site
         self._items = {item.label.lower(): item for item in group.items}
@@ -137,6 +141,22 @@ class Run:
                 self._keep_settings(observer)
                 self._train(stop, found, observer)
 
+    def follow(self, spread: Spread, *, is_resumed: bool) -> None:
+        """Train along with the process that keeps the run; nothing is kept, measured or drawn here.
+
+        Raises:
+            TrainingStoppedError: They were asked to stop; a checkpoint is there.
+        """
+        found = load_checkpoint(self._directory, identity=self._group.identity) if is_resumed else None
+        executor, network = self._executor(found)
+        if found is not None:
+            torch.set_num_threads(found.threads)
+            for name in found.ended:
+                executor.take(name)
+        quiet = Events(*[lambda *_: None] * 3, should_stop=lambda: spread.is_stopped)
+        if not self._execute(executor, network, found, quiet):
+            raise TrainingStoppedError(self._group.run)
+
     def _keep_settings(self, observer: Observer) -> None:
         """Write what a retraining needs, at once: a run that is repeated removes what was there before."""
         base, found = self._site.config.base, self._site.base
@@ -152,14 +172,7 @@ class Run:
                 write_settings(self._directory / item.stem, item.config, base, digests=digests)
 
     def _train(self, stop: Stop, found: Checkpoint | None, observer: Observer) -> None:
-        site = self._site
-        self._trainees = {name: self._trainee(name) for name in self._order(found)}
-        slots = self._group.slots
-        network = self._network(slots)
-        encode = CaptionEncoder([site.pipeline.text_encoder, site.pipeline.text_encoder_2])
-        executor = Executor(
-            site.pipeline.unet, network, [*self._trainees.values()], slots=slots, encode_captions=encode
-        )
+        executor, network = self._executor(found)
         if found is not None:
             self._restore_ended(executor, found, observer)
         observer.begin()
@@ -167,9 +180,31 @@ class Run:
             on_step=lambda training: self._after_step(training, network, observer),
             on_pass=lambda _: self._after_pass(executor, observer),
             on_end=lambda training: self._end(training, executor, network, observer),
-            should_stop=lambda: stop.is_asked,
+            should_stop=lambda: stop.is_asked if self._spread is None else self._spread.is_stopped,
             on_place=self._place,
         )
+        if not self._execute(executor, network, found, events):
+            self._save(executor)
+            raise TrainingStoppedError(self._group.run)
+
+    def _executor(self, found: Checkpoint | None) -> tuple[Executor, Any]:
+        """Make what trains, and the network that is trained."""
+        self._trainees = {name: self._trainee(name) for name in self._order(found)}
+        pipeline, slots = self._site.pipeline, self._group.slots
+        network = self._network(slots)
+        executor = Executor(
+            pipeline.unet,
+            network,
+            [*self._trainees.values()],
+            slots=slots,
+            encode_captions=CaptionEncoder([pipeline.text_encoder, pipeline.text_encoder_2]),
+            spread=self._spread,
+        )
+        return executor, network
+
+    def _execute(self, executor: Executor, network: Any, found: Checkpoint | None, events: Events) -> bool:
+        """Train, from the checkpoint if there is one; return False if it was stopped."""
+        site = self._site
         idle = idle_parts(site.pipeline.unet.device, trains_text=self._trains_text)
         name = compiler_name(site.config.base.compile)
         with site.idle.away(idle), network, closing(CompiledBlocks(site.pipeline.unet, name)) as blocks:
@@ -179,10 +214,7 @@ class Run:
                     restore(executor, state)
                 for training in executor.active:
                     self._place(training)
-            is_done = executor.run(events)
-        if not is_done:
-            self._save(executor)
-            raise TrainingStoppedError(self._group.run)
+            return executor.run(events)
 
     def _order(self, found: Checkpoint | None) -> list[str]:
         """Return all names as they get slots: those in line in its order, whoever else is there."""
@@ -305,7 +337,7 @@ class Run:
             **measured,
             "losses": [round(value, 6) for value in training.losses],
             "group": [other.label for other in self._group.items],
-            "environment": environment(),
+            "environment": environment(self._group.processes),
         }
         if item.candidate is not None:
             report["sweep"] = {"candidate": item.candidate.number, "values": dict(item.candidate.values)}

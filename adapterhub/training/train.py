@@ -15,6 +15,7 @@ from adapterhub.training.processes import Processes
 from adapterhub.training.rows import Encoder
 from adapterhub.training.run import OnProgress, Run, Site
 from adapterhub.training.scores import load_score_models
+from adapterhub.training.spread import Spread
 from adapterhub.training.stopping import Stop
 from adapterhub_registry.manifest import Version
 from adapterhub_registry.store import Registry
@@ -52,8 +53,8 @@ def train(
 
     SIGINT and SIGTERM end it after the step that is under way, with a checkpoint.
 
-    Under `torchrun` or `accelerate launch` the processes share the adapters, and each of them returns, or
-    raises, when all are done.
+    Under `torchrun` or `accelerate launch` the processes share the adapters, or the samples of the only one,
+    and each of them returns, or raises, when all are done.
 
     Args:
         config: What to train.
@@ -89,7 +90,8 @@ def _train_share(
     base = find_base(config.base.model)
     processes.choose_device(config.base.device)
     plans = make_plan(config, base, registry=registry, resume=resume, processes=processes.launch.count)
-    groups = [group for group in plans if group.process == processes.launch.index]
+    index = processes.launch.index
+    groups = [group for group in plans if group.processes > 1 or group.process == index]
     if not groups:
         return {}
     site = held.enter_context(open_site(config, base, registry=registry))
@@ -97,8 +99,12 @@ def _train_share(
     made: dict[str, str] = {}
     failed: list[TrainingError] = []
     for group in groups:
-        run = Run(group, site, on_progress)
-        run.train(stop, is_resumed=group.is_resumed)
+        spread = Spread(processes, stop) if group.processes > 1 else None
+        run = Run(group, site, on_progress, spread=spread)
+        if processes.launch.is_main or spread is None:
+            run.train(stop, is_resumed=group.is_resumed)
+        else:
+            run.follow(spread, is_resumed=group.is_resumed)
         made |= {name: version.reference for name, version in run.versions.items()}
         failed += run.failed
     if failed:
