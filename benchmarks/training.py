@@ -82,6 +82,17 @@ def main(
         cases = own_cases(work, adapters)
         if peer is not None:
             cases |= peer_training.cases(peer, work)
+        settings: dict[str, object] = {
+            "base": base,
+            "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+            "threads": torch.get_num_threads(),
+            "dtype": dtype,
+            "pixels": found.resolution,
+            "pictures": PICTURES,
+            "steps": steps,
+            "batch": 1,
+            "torch": torch.__version__,
+        }
         seconds: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(rounds):
             for name, case in cases.items():
@@ -102,17 +113,7 @@ def main(
         ratios |= {
             name: (value, ALONE.get(device)) for name, value in peer_training.ratios(at, rates, steps).items()
         }
-    report(seconds, rates, ratios, out, {
-        "base": base,
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "dtype": dtype,
-        "pixels": found.resolution,
-        "pictures": PICTURES,
-        "steps": steps,
-        "batch": 1,
-        "torch": torch.__version__,
-    })  # fmt: skip
+    report(seconds, rates, ratios, out, settings)
 
 
 def write_base(size: str, dtype: str, folder: Path) -> Base:
