@@ -1,6 +1,8 @@
 """SDXL in its published shape with random weights, and random adapters for it: for speed and memory alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +14,25 @@ from adapterhub.bases.tokenizers import load_tokenizer
 from tests.sdxl_configs import SDXL_UNET
 
 RANK = 16
+TINY = {
+    "unet": {
+        "block_out_channels": [32, 64, 128],
+        "attention_head_dim": [1, 2, 4],
+        "cross_attention_dim": 192,
+        "addition_time_embed_dim": 32,
+        "projection_class_embeddings_input_dim": 320,
+        "sample_size": 16,
+    },
+    "vae": {"block_out_channels": [32, 32, 64, 64], "sample_size": 128},
+    "text_encoder": {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 2},
+    "text_encoder_2": {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_attention_heads": 4,
+        "projection_dim": 128,
+    },
+}
+"""Of a tiny SDXL: a tenth of the widths, at 128 x 128 pixels; blocks, depths and vocabulary stay."""
 
 
 def random_unet(device: str, dtype: torch.dtype) -> UNet2DConditionModel:
@@ -21,8 +42,16 @@ def random_unet(device: str, dtype: torch.dtype) -> UNet2DConditionModel:
     return filled(unet, device, dtype)
 
 
-def random_pipeline(device: str, dtype: torch.dtype) -> Any:
-    """Return a stock pipeline of SDXL's size, with the tokenizers and the scheduler of SDXL."""
+def random_pipeline(
+    device: str, dtype: torch.dtype, *, changes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Any:
+    """Return a stock pipeline of SDXL's size, with the tokenizers and the scheduler of SDXL.
+
+    Args:
+        device: Of its weights.
+        dtype: Likewise.
+        changes: Values in place of the published ones, by component, such as `TINY`.
+    """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
     from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
@@ -30,16 +59,27 @@ def random_pipeline(device: str, dtype: torch.dtype) -> Any:
 
     configs = Path(sdxl.__path__[0])
     with torch.device("meta"):
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(configs / "vae"))
-        first = CLIPTextModel(CLIPTextConfig.from_pretrained(configs / "text_encoder"))
-        second = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(configs / "text_encoder_2"))
+        unet = UNet2DConditionModel.from_config({**SDXL_UNET, **changes.get("unet", {})})
+        vae = AutoencoderKL.from_config(
+            {
+                **AutoencoderKL.load_config(configs / "vae"),
+                **changes.get("vae", {}),
+            }
+        )
+        first, second = (
+            model(CLIPTextConfig.from_pretrained(configs / name, **changes.get(name, {})))
+            for name, model in (
+                ("text_encoder", CLIPTextModel),
+                ("text_encoder_2", CLIPTextModelWithProjection),
+            )
+        )
     pipeline = StableDiffusionXLPipeline(
         vae=filled(vae, device, dtype),
         text_encoder=filled(first, device, dtype),
         text_encoder_2=filled(second, device, dtype),
         tokenizer=load_tokenizer(configs / "tokenizer"),
         tokenizer_2=load_tokenizer(configs / "tokenizer_2"),
-        unet=random_unet(device, dtype),
+        unet=filled(unet, device, dtype),
         scheduler=EulerDiscreteScheduler.from_pretrained(configs, subfolder="scheduler"),
         add_watermarker=False,
     )

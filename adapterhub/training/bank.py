@@ -279,6 +279,7 @@ class LoraBank:
     def _hook(self, target: Target) -> Any:
         layer = self._layers[target]
         down, up, scales = self._sides[target, DOWN], self._sides[target, UP], self._scales[target]
+        only = (_only_row(down), _only_row(up), scales) if len(scales) == 1 else None
 
         def add_updates(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             share = self._share
@@ -290,8 +291,8 @@ class LoraBank:
             counts = [times * count for count in share.counts]
             parts: list[Tensor] = []
             hidden, wide = inputs[0], isinstance(layer, nn.Conv2d)
-            if not wide and len(up) == 1:
-                return self._single(hidden, output, (down, up, scales), target)
+            if not wide and only is not None:
+                return self._single(hidden, output, only, target)
             if not wide and len(set(counts)) == 1:
                 return self._together(hidden, output, (down, up, scales), target)
             for slot, x, y in zip(share.slots, hidden.split(counts), output.split(counts), strict=True):
@@ -305,7 +306,7 @@ class LoraBank:
         self, hidden: Tensor, output: Tensor, sides: tuple[Tensor, Tensor, Tensor], target: Target
     ) -> Tensor:
         """Add the update of the only adapter that there is room for, in fewer operations."""
-        down, up, scale = (side.squeeze(0).to(hidden.dtype) for side in sides)
+        down, up, scale = (side.to(hidden.dtype) for side in sides)
         inner = self._masked(nn.functional.linear(hidden, down) * scale, 0, target)
         flat = torch.addmm(output.flatten(0, -2), inner.flatten(0, -2), up.mT)
         return flat.view_as(output)
@@ -380,6 +381,13 @@ def _inner(layer: Layer, side: str) -> int:
     if isinstance(layer, nn.Conv2d):
         return layer.out_channels if side == UP else layer.weight[0].numel()
     return layer.out_features if side == UP else layer.in_features
+
+
+def _only_row(side: nn.Parameter) -> nn.Parameter:
+    """Return the one row of a side, and of its gradient, as a leaf: autograd has no view to go through."""
+    row = nn.Parameter(side.detach()[0])
+    row.grad = None if side.grad is None else side.grad[0]
+    return row
 
 
 def _rows(side: Tensor, slots: Sequence[int]) -> Tensor:

@@ -1,6 +1,7 @@
 """Encoded pictures and captions: made anew exactly where something changed, and deleted without harm."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,6 +111,18 @@ def test_deleting_while_a_training_goes_on_changes_no_byte(
         end.touch()
         assert int(deleter.stdout.readline()) > 8  # more than there are pictures and captions
     assert version.digest == expected.digest
+
+
+def test_a_cold_and_a_warm_cache_give_the_same_file(pictures: Pictures, home: Path, tmp_path: Path) -> None:
+    data = (DataConfig(pictures(4), flip=True, caption_dropout=0.2),)
+    adapter = AdapterConfig(name="me/ink", data=data, steps=6, batch_size=2, network=NetworkConfig(rank=4))
+    config = TrainConfig(BaseConfig("mini", device="cpu"), (adapter,))
+    cold, warm = Registry(home), Registry(tmp_path / "warm")
+    (expected,) = train(config, registry=cold)
+    shutil.copytree(encoding_cache(home).directory, encoding_cache(warm.home).directory)
+    (version,) = train(config, registry=warm)
+    assert encoding_cache(warm.home).size() == encoding_cache(home).size()
+    assert cold.payload(expected).read_bytes() == warm.payload(version).read_bytes()
 
 
 def test_pictures_that_change_once_they_are_encoded_change_nothing(
