@@ -119,7 +119,9 @@ class Processes:
     def _gather(self, part: Mapping[str, str], error: str) -> list[tuple[Mapping[str, str], str]]:
         found: list[Any] = [None] * self.launch.count
         try:
-            distributed.destroy_process_group(self._adding)  # who waits there waits in vain
+            # Without the group there are no connections, so that nobody waits there in vain.
+            distributed.destroy_process_group(self._adding)
+            self._adding = None
             distributed.all_gather_object(found, (part, error))
         except RuntimeError as exc:
             if error:  # this process's own error says more

@@ -1,12 +1,18 @@
-"""Several processes share the adapters of one config: each trains its own, and all hear of all."""
+"""Several processes share the adapters of one config, or the work on one, and all hear of all."""
 
+import itertools
+import json
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load
 
 from adapterhub.settings import Launch
 from adapterhub.training.config import TrainConfig
@@ -153,3 +159,110 @@ def test_a_launch_is_read_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MASTER_PORT", "29500")
     assert Launch.from_environment() == Launch(2, 4, 1)
     assert not Launch.from_environment().is_main
+
+
+ONE = """
+base.model = "mini"
+base.device = "cpu"
+[[adapters]]
+name = "me/ink"
+data = "{folder}"
+batch_size = {batch_size}
+accumulation = 2
+steps = {steps}
+save_every = 2
+network.rank = 2
+network.rank_dropout = 0.2
+network.dropout = 0.1
+network.text_rank = 2
+optimizer.learning_rate = {rate}
+max_chunks = 2
+"""
+
+
+@pytest.fixture
+def one(pictures: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    folder = pictures()
+
+    def write(steps: int = 4, rate: float = 1e-3, batch_size: int = 3) -> Path:
+        file = tmp_path / "one.toml"
+        file.write_text(ONE.format(folder=folder, steps=steps, rate=rate, batch_size=batch_size))
+        return file
+
+    return write
+
+
+def test_two_processes_make_of_one_adapter_what_one_makes(
+    nursery: Nursery, one: Callable[..., Path], tmp_path: Path
+) -> None:
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    children = launch(nursery, "train", one(), home=both)
+    assert [child.wait() for child in children] == [0, 0]
+    assert [child.out.read_text().count("@1") for child in children] == [1, 0]
+    nursery.start("train", one(), home=alone).wait()
+    theirs, ours = load(weights(both, "me/ink")), load(weights(alone, "me/ink"))
+    assert theirs.keys() == ours.keys()
+    differences = torch.stack([(theirs[name] - ours[name]).norm() for name in ours])
+    changes = torch.stack([ours[name].norm() for name in ours if "lora_B" in name])  # B begins at 0
+    assert differences.norm() <= 1e-4 * changes.norm()
+    reports = [report_of(home) for home in (both, alone)]
+    assert reports[0]["losses"] == pytest.approx(reports[1]["losses"], abs=2e-6)
+    assert [report["environment"].get("processes") for report in reports] == ["2", None]
+
+
+def test_they_stop_together_and_as_many_go_on_to_the_same_bytes(
+    nursery: Nursery, one: Callable[..., Path], tmp_path: Path
+) -> None:
+    home, wanted = tmp_path / "home", one(steps=20)
+    children = launch(nursery, "train", wanted, home=home)
+    wait_for(lambda: list(home.glob("runs/*/pass-*")), children)
+    children[1].kill(signal.SIGINT)
+    assert [child.wait(1) for child in children] == [1, 1]
+    for child in children:
+        assert "go on with --resume" in child.err.read_text()
+    alone = nursery.start("train", wanted, "--resume", "latest", home=home)
+    alone.wait(1)
+    assert "it was made with another number of processes" in alone.err.read_text()
+    children = launch(nursery, "train", wanted, "--resume", "latest", home=home)
+    assert [child.wait() for child in children] == [0, 0]
+    whole = tmp_path / "whole"
+    assert [child.wait() for child in launch(nursery, "train", wanted, home=whole)] == [0, 0]
+    assert weights(home, "me/ink") == weights(whole, "me/ink")
+
+
+def test_who_waits_for_one_that_died_or_failed_hears_of_it(
+    nursery: Nursery, one: Callable[..., Path], tmp_path: Path
+) -> None:
+    children = launch(nursery, "train", one(steps=400), home=tmp_path / "home")
+    wait_for(lambda: list((tmp_path / "home").glob("runs/*/pass-*")), children)
+    children[1].kill()
+    children[1].wait(-signal.SIGKILL)
+    children[0].wait(1)
+    assert "another process ended" in children[0].err.read_text()
+    home = tmp_path / "other"
+    children = launch(nursery, "train", one(steps=400), home=home)
+    wait_for(lambda: list(home.glob("runs/*/pass-*")), children)
+    (run,) = home.glob("runs/*")
+    for number in itertools.count():  # until no checkpoint can be written there
+        with suppress(OSError):
+            run.rename(tmp_path / f"taken-{number}")
+            run.touch()
+        if run.is_file():
+            break
+    assert [child.wait(1) for child in children] == [1, 1]
+    assert "process 0 of this training did not end well: cannot write" in children[1].err.read_text()
+
+
+def test_no_more_processes_than_pictures_of_a_pass_are_taken(
+    nursery: Nursery, one: Callable[..., Path], tmp_path: Path
+) -> None:
+    children = launch(nursery, "train", one(batch_size=1), home=tmp_path / "home")
+    assert [child.wait(1) for child in children] == [1, 1]
+    said = children[0].err.read_text()
+    assert "the number of processes is 2, but they share the 1 pictures of each pass" in said
+
+
+def report_of(home: Path) -> dict[str, Any]:
+    registry = Registry(home)
+    (report,) = (item for item in registry.documents(registry.resolve("me/ink")) if item.name == "run.json")
+    return json.loads(registry.read(report.sha256))
