@@ -231,7 +231,7 @@ def load_checkpoint(run: Path, *, identity: Mapping[str, str]) -> Checkpoint:
         raise CheckpointError(path, f"it cannot be read ({exc})") from exc
     if damaged:
         raise CheckpointError(path, f"{damaged[0]} is damaged: its digest differs from the recorded one")
-    others = [name for name, value in identity.items() if recorded.get(name) != value]
+    others = [name for name in {**identity, **recorded} if recorded.get(name) != identity.get(name)]
     if others:
         raise CheckpointError(path, f"it was made with another {' and another '.join(others)}")
     return Checkpoint(

@@ -140,7 +140,9 @@ def make_plan(
     for number, ((process, group), (run, identity)) in enumerate(zip(groups, runs, strict=True)):
         steps: dict[str, int] = {}
         # The run's name is the same on all of them.
-        identity |= {"device": device, "dtype": dtype, "number of processes": str(together)}
+        identity |= {"device": device, "dtype": dtype}
+        if together > 1:  # their sums are rounded otherwise
+            identity["number of processes"] = str(together)
         is_resumed = run in resumed
         slots = _slots(_chosen(config, found, group)[0], config.group)
         if is_resumed:

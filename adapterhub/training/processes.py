@@ -1,7 +1,9 @@
 """The processes that a launcher starts for one training: they share its adapters, or the work on one."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -68,18 +70,28 @@ class Processes:
         torch.cuda.set_device(number)
 
     def stop_all(self) -> None:
-        """Ask all processes to stop."""
+        """Ask all processes to stop.
+
+        Raises:
+            OtherProcessError: The one that they talk through died.
+        """
         if self._store is not None and not self._is_told:
-            self._store.set(STOP, "1")
+            with _lost_others():
+                self._store.set(STOP, "1")
             self._is_told = True
 
     def is_stop_asked(self) -> bool:
-        """Return whether any process was asked to stop; they are asked seldom."""
+        """Return whether any process was asked to stop; they are asked seldom.
+
+        Raises:
+            OtherProcessError: The one that they talk through died.
+        """
         now = time.monotonic()
         if self._store is None or now - self._looked < ASK_S:
             return False
         self._looked = now
-        return self._store.check([STOP])
+        with _lost_others():
+            return self._store.check([STOP])
 
     def add_up(self, values: Tensor) -> None:
         """Put in place of a tensor on the CPU the sum of those of all processes, the same bits in each.
@@ -90,6 +102,8 @@ class Processes:
         try:
             distributed.all_reduce(values, group=self._adding)
         except RuntimeError as exc:
+            # They hold the group, and so its connections, at whose other ends somebody may wait.
+            traceback.clear_frames(exc.__traceback__)
             raise OtherProcessError(-1, LOST) from exc
 
     def join_parts(self, work: Callable[[], Mapping[str, str]]) -> dict[str, str]:
@@ -128,6 +142,15 @@ class Processes:
                 return []
             raise OtherProcessError(-1, "it died before it was done") from exc
         return found
+
+
+@contextmanager
+def _lost_others() -> Iterator[None]:
+    """Tell apart that other processes are gone."""
+    try:
+        yield
+    except RuntimeError as exc:
+        raise OtherProcessError(-1, LOST) from exc
 
 
 def _raise_first(found: Sequence[tuple[Mapping[str, str], str]]) -> None:

@@ -248,7 +248,7 @@ def _differences(
     )
     differences += [f"{key} is {now[key]}, and was {then[key]}" for key in then if now[key] != then[key]]
     run = json.loads(documents[RUN])
-    libraries = {**environment(), "threads": str(config.base.threads)}
+    libraries = {**environment(), "threads": str(config.base.threads), "processes": "1"}
     differences += [
         f"{name} is {libraries[name]}, and was {value}"
         for name, value in run["environment"].items()

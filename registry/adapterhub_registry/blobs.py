@@ -241,7 +241,7 @@ class Reception:
         self._hasher = IncomingHasher()
         self.size = 0
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: bytes | bytearray) -> None:
         """Take the next bytes, which must stay as they are until the next."""
         self._hasher.update(piece)
         self._file.write(piece)

@@ -21,6 +21,8 @@ PIECE_BYTES = 1 << 20
 TRIES = 6
 """In a row, without a byte that came through."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 60.0
+MOST_IDLE_S = 30.0
+"""Routers forget connections that are idle for long, and say so to nobody."""
 AGAIN = (408, 429, 502, 503, 504)
 AGENT = "adapterhub"
 TOKEN = re.compile(r"[!-~]+")
@@ -79,7 +81,7 @@ class Connection:
             raise RemoteError(name, f"{reason}; copy it again, as one word")
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._idle: list[http.client.HTTPConnection] = []
+        self._idle: list[tuple[http.client.HTTPConnection, float]] = []
         weakref.finalize(self, _close, self._idle)
 
     def ask(
@@ -213,20 +215,22 @@ class Connection:
             yield connection
         except (OSError, http.client.HTTPException) as exc:
             connection.close()
+            _close(self._idle)  # the others may be as dead
             raise CutError(str(exc) or type(exc).__name__) from exc
         except BaseException:
             connection.close()
             raise
-        self._idle.append(connection)
+        self._idle.append((connection, time.monotonic()))
 
     def _reused(self) -> http.client.HTTPConnection | None:
-        """Return a connection that the other end has not closed meanwhile, if there is one."""
+        """Return a connection that was in use a moment ago and that the other end has not closed, if any."""
         while True:
             try:
-                connection = self._idle.pop()
+                connection, used = self._idle.pop()
             except IndexError:
                 return None
-            if connection.sock is not None and not _has_news(connection.sock):
+            is_young = time.monotonic() - used < MOST_IDLE_S
+            if is_young and connection.sock is not None and not _has_news(connection.sock):
                 return connection
             connection.close()
 
@@ -244,9 +248,10 @@ def _has_news(idle: socket.socket) -> bool:
         return bool(selector.select(0))
 
 
-def _close(idle: list[http.client.HTTPConnection]) -> None:
-    for connection in idle:
-        connection.close()
+def _close(idle: list[tuple[http.client.HTTPConnection, float]]) -> None:
+    while idle:
+        with suppress(IndexError):  # another thread was faster
+            idle.pop()[0].close()
 
 
 def _fill(found: http.client.HTTPResponse, buffer: memoryview) -> int:

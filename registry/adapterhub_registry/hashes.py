@@ -64,7 +64,7 @@ class Hasher:
         self._known = known
         self.size = 0
 
-    def update(self, piece: bytes | memoryview) -> None:
+    def update(self, piece: bytes | bytearray | memoryview) -> None:
         """Take the next bytes."""
         for step in self._steps(memoryview(piece)):
             step()
@@ -110,7 +110,7 @@ class IncomingHasher(Hasher):
         """Whether it began as a safetensors file does."""
         return self._start is not None
 
-    def update(self, piece: bytes | memoryview) -> None:
+    def update(self, piece: bytes | bytearray | memoryview) -> None:
         """Take the next bytes, once those before are done with."""
         self._wait()
         view = memoryview(piece)

@@ -40,7 +40,7 @@ class Partial:
             self._hasher.update(piece)
             self.size += len(piece)
 
-    def write(self, piece: bytes | memoryview) -> None:
+    def write(self, piece: bytes | bytearray | memoryview) -> None:
         """Take the next bytes, which must stay as they are until the next; what was taken outlives us."""
         self._hasher.update(piece)
         start, view = self.size, memoryview(piece)

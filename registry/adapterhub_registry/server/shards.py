@@ -63,7 +63,7 @@ class ShardReader:
         self._parser = self._parse()
         next(self._parser)
 
-    def feed(self, piece: bytes) -> None:
+    def feed(self, piece: bytes | bytearray) -> None:
         """Take the next piece.
 
         Raises:

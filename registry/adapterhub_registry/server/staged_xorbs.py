@@ -226,7 +226,7 @@ class XorbReception:
         self._reader = XorbReader()
         self.size = 0
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: bytes | bytearray) -> None:
         """Take the next bytes, as they were sent.
 
         Raises:

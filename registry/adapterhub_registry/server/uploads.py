@@ -70,7 +70,7 @@ class Parts:
         self._path = self._folder / f"{adapter.id}-{sha256}"
         self._sha256, self._size = sha256, size
 
-    def write(self, position: int, piece: bytes) -> None:
+    def write(self, position: int, piece: bytes | bytearray) -> None:
         """Write bytes at a position.
 
         Raises:

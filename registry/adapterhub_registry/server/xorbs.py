@@ -41,7 +41,7 @@ class XorbReader:
         self._is_over = False
         self._frames = LZ4FrameDecompressor()
 
-    def feed(self, piece: bytes) -> Iterator[bytes]:
+    def feed(self, piece: bytes | bytearray) -> Iterator[bytes]:
         """Yield the chunks that are whole with the next piece.
 
         Raises:

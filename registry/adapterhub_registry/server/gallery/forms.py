@@ -109,7 +109,7 @@ class FormParser:
         self._file: tuple[Path, BinaryIO] | None = None
         self._form = Form()
 
-    def feed(self, piece: bytes) -> None:
+    def feed(self, piece: bytes | bytearray) -> None:
         """Take the next piece.
 
         Raises:
