@@ -35,10 +35,12 @@ TINY = {
 """Of a tiny SDXL: a tenth of the widths, at 128 x 128 pixels; blocks, depths and vocabulary stay."""
 
 
-def random_unet(device: str, dtype: torch.dtype) -> UNet2DConditionModel:
+def random_unet(
+    device: str, dtype: torch.dtype, *, changes: Mapping[str, Any] = MappingProxyType({})
+) -> UNet2DConditionModel:
     """Return SDXL's UNet; drawing so many normal numbers would take longer than all the rest."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**SDXL_UNET)
+        unet = UNet2DConditionModel(**{**SDXL_UNET, **changes})
     return filled(unet, device, dtype)
 
 
@@ -59,7 +61,6 @@ def random_pipeline(
 
     configs = Path(sdxl.__path__[0])
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config({**SDXL_UNET, **changes.get("unet", {})})
         vae = AutoencoderKL.from_config(
             {
                 **AutoencoderKL.load_config(configs / "vae"),
@@ -79,7 +80,7 @@ def random_pipeline(
         text_encoder_2=filled(second, device, dtype),
         tokenizer=load_tokenizer(configs / "tokenizer"),
         tokenizer_2=load_tokenizer(configs / "tokenizer_2"),
-        unet=filled(unet, device, dtype),
+        unet=random_unet(device, dtype, changes=changes.get("unet", {})),
         scheduler=EulerDiscreteScheduler.from_pretrained(configs, subfolder="scheduler"),
         add_watermarker=False,
     )

@@ -117,6 +117,8 @@ class LoraBank:
         self.gradients = torch.zeros_like(self.factors)
         self._sides = {at: self._side(at, span) for at, span in spans.items()}
         self._scales = {target: torch.zeros(slots, device=device, dtype=dtype) for target in self._ranks}
+        self._numbers = dict.fromkeys(self._ranks, 0.0)
+        """The scales of slot 0 as numbers, for a bank of one slot."""
         self._slots: list[_Slot | None] = [None] * slots
         self._share = _Share((), (), None)
         self._active = ExitStack()
@@ -142,7 +144,10 @@ class LoraBank:
         self.gradients[slot].zero_()
         for target, scales in self._scales.items():
             size = sizes.get(target)
-            scales[slot] = 0.0 if size is None else size.scale
+            number = 0.0 if size is None else size.scale
+            scales[slot] = number
+            if slot == 0:
+                self._numbers[target] = number
             if size is None:
                 continue
             width = _inner(self._layers[target], DOWN)
@@ -279,7 +284,7 @@ class LoraBank:
     def _hook(self, target: Target) -> Any:
         layer = self._layers[target]
         down, up, scales = self._sides[target, DOWN], self._sides[target, UP], self._scales[target]
-        only = (_only_row(down), _only_row(up), scales) if len(scales) == 1 else None
+        only = (_only_row(down), _only_row(up)) if len(scales) == 1 else None
 
         def add_updates(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             share = self._share
@@ -302,14 +307,16 @@ class LoraBank:
 
         return add_updates
 
-    def _single(
-        self, hidden: Tensor, output: Tensor, sides: tuple[Tensor, Tensor, Tensor], target: Target
-    ) -> Tensor:
-        """Add the update of the only adapter that there is room for, in fewer operations."""
-        down, up, scale = (side.to(hidden.dtype) for side in sides)
-        inner = self._masked(nn.functional.linear(hidden, down) * scale, 0, target)
-        flat = torch.addmm(output.flatten(0, -2), inner.flatten(0, -2), up.mT)
-        return flat.view_as(output)
+    def _single(self, hidden: Tensor, output: Tensor, sides: tuple[Tensor, Tensor], target: Target) -> Tensor:
+        """Add the update of the only adapter that there is room for, in fewer operations.
+
+        Its sides are transposed: autograd would do that to each of them in each step.
+        """
+        down, up = (side.to(hidden.dtype) for side in sides)
+        inner = hidden.flatten(0, -2) @ down
+        if self._share.step is not None:
+            inner = self._masked(inner.view(*hidden.shape[:-1], -1), 0, target).flatten(0, -2)
+        return torch.addmm(output.flatten(0, -2), inner, up, alpha=self._numbers[target]).view_as(output)
 
     def _together(
         self, hidden: Tensor, output: Tensor, sides: tuple[Tensor, Tensor, Tensor], target: Target
@@ -384,9 +391,9 @@ def _inner(layer: Layer, side: str) -> int:
 
 
 def _only_row(side: nn.Parameter) -> nn.Parameter:
-    """Return the one row of a side, and of its gradient, as a leaf: autograd has no view to go through."""
-    row = nn.Parameter(side.detach()[0])
-    row.grad = None if side.grad is None else side.grad[0]
+    """Return the one row of a side, transposed, and of its gradient, as a leaf without views below it."""
+    row = nn.Parameter(side.detach()[0].mT)
+    row.grad = None if side.grad is None else side.grad[0].mT
     return row
 
 

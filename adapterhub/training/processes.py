@@ -99,12 +99,8 @@ class Processes:
         Raises:
             OtherProcessError: Another process failed or died.
         """
-        try:
+        with _lost_others():
             distributed.all_reduce(values, group=self._adding)
-        except RuntimeError as exc:
-            # They hold the group, and so its connections, at whose other ends somebody may wait.
-            traceback.clear_frames(exc.__traceback__)
-            raise OtherProcessError(-1, LOST) from exc
 
     def join_parts(self, work: Callable[[], Mapping[str, str]]) -> dict[str, str]:
         """Do this process's part, wait for all, and return the parts of all.
@@ -150,6 +146,8 @@ def _lost_others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as exc:
+        # Its frames may hold the group, and so connections, at whose other ends somebody waits.
+        traceback.clear_frames(exc.__traceback__)
         raise OtherProcessError(-1, LOST) from exc
 
 

@@ -39,22 +39,14 @@ def answering(asked: list[int], *, per_connection: int) -> Iterator[str]:
     thread.join()
 
 
-def test_a_connection_is_used_again() -> None:
+@pytest.mark.parametrize(("per_connection", "expected"), [(3, [0, 0, 0]), (1, [0, 1, 2])])
+def test_a_connection_is_used_again_unless_it_was_closed(per_connection: int, expected: list[int]) -> None:
     asked: list[int] = []
-    with answering(asked, per_connection=3) as url:
+    with answering(asked, per_connection=per_connection) as url:
         connection = Connection("team", url, "")
         for _ in range(3):
             assert connection.ask("GET", "/").status == 200
-    assert asked == [0, 0, 0]
-
-
-def test_one_that_was_closed_meanwhile_is_not() -> None:
-    asked: list[int] = []
-    with answering(asked, per_connection=1) as url:
-        connection = Connection("team", url, "")
-        for _ in range(3):
-            assert connection.ask("GET", "/").status == 200
-    assert asked == [0, 1, 2]
+    assert asked == expected
 
 
 def test_remotes_of_one_registry_share_their_connections() -> None:
