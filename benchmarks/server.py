@@ -5,8 +5,9 @@
 
 Each way to push and pull has a process of its own that stays, so that imports and connections are not in the
 figures; the ways take turns, and each push is of a file that nobody has seen. Ours pushes a version that
-`add` put into the local registry before, so that its digest is known; the stock client has a file. Medians of
-all rounds decide.
+`add` put into the local registry before, so that its digest is known; the stock client has a file. The best
+round of each decides, since whatever else a machine does only adds to it: a virtual machine that gets memory
+from its host takes twice as long, by chance in one way or in another. Medians stand beside it.
 
 - push, pull: one file of weights. Ours verifies what it pulls; `hf_hub_download` does not.
 - current: is a version of five files the newest? Ours asks once; beside it `snapshot_download`, warm.
@@ -30,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
@@ -162,10 +164,11 @@ def work(way: str) -> None:
 
 def ours() -> dict[str, Callable[..., object]]:
     """Our own client."""
-    url, homes = os.environ["HF_ENDPOINT"], dict[str, Registry]()
+    url = os.environ["HF_ENDPOINT"]
 
+    @cache
     def at(home: str) -> Registry:
-        return homes.setdefault(home, Registry(Path(home)))
+        return Registry(Path(home))
 
     def add(home: str, path: str, name: str, *files: str) -> object:
         documents = {Path(file).name: Path(file).read_bytes() for file in files}
@@ -235,7 +238,8 @@ def measure_moves(folder: Path, megabytes: int, rounds: int) -> dict[str, float]
         for worker in workers.values():
             worker.close()
         after = (folder / "log").read_text().count("/v1/adapters/bench/five/versions/")
-    seconds = {name: float(np.median(times)) for name, times in found.items()}
+    seconds = {name: min(times) for name, times in found.items()}
+    medians = {f"{name}, median s": float(np.median(times)) for name, times in found.items()}
     parts = {
         "pull, part of hf_hub_download": seconds["pull, ours"] / seconds["pull, hf_hub_download"],
         "push new, part of LFS": seconds["push new, ours"] / seconds["push new, lfs"],
@@ -247,7 +251,7 @@ def measure_moves(folder: Path, megabytes: int, rounds: int) -> dict[str, float]
         / seconds["current, snapshot_download"],
         "current, requests": (after - 1) / len(found["current, ours"]),
     }
-    return {f"{name}, s": value for name, value in seconds.items()} | parts
+    return {f"{name}, s": value for name, value in seconds.items()} | medians | parts
 
 
 def clear(*homes: Path) -> None:
