@@ -70,13 +70,14 @@ def measure_efficiency(file: Path, modules: "Sequence[nn.Module]", optimizer: "O
 
     Args:
         file: Of its weights.
-        modules: That it changes: the UNet, and the text encoders where they are trained.
+        modules: That it changes: the UNet, and the text encoders where they are trained. They are frozen, but
+            for layers of the adapter in them, which full fine-tuning has not.
         optimizer: Its own, after a step.
     """
     import torch
 
     tensors = read_header(file).tensors
-    weights = [value for module in modules for value in module.parameters()]
+    weights = [value for module in modules for value in module.parameters() if not value.requires_grad]
     frozen = sum(value.numel() for value in weights)
     return Efficiency(
         trainable=sum(prod(info.shape) for name, info in tensors.items() if not name.endswith(".alpha")),

@@ -77,7 +77,6 @@ def write_report(directory: Path, statuses: Sequence[AdapterStatus], group: Grou
     """
     drawn = _last_samples(directory, group)
     names = short_names([*statuses[0].values])
-    heads = [*(f"{names[key]}" for key in names), "validation loss", "step", ""]
     adapters = {one.name for one in statuses}
     rows = [
         "<tr><th>"
@@ -90,7 +89,8 @@ def write_report(directory: Path, statuses: Sequence[AdapterStatus], group: Grou
         + "</tr>"
         for one in statuses
     ]
-    head = "".join(f"<th>{escape(text)}</th>" for text in ["", *heads])
+    tried = "".join(f"<th>{escape(name)}</th>" for name in names.values())
+    head = f"<th></th>{tried}<th class=number>validation loss</th><th class=number>step</th><th></th>"
     sections = [
         f"<h1>Sweep of {escape(', '.join(sorted(adapters)))}</h1>",
         f"<p class=soft>{len(statuses)} candidates. "

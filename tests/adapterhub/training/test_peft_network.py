@@ -27,6 +27,7 @@ from adapterhub.training.config import AdapterConfig, BaseConfig, DataConfig, Gr
 from adapterhub.training.layers import NetworkConfig
 from adapterhub.training.optimizers import OptimizerConfig, make_optimizer
 from adapterhub.training.peft_network import PeftNetwork
+from adapterhub.training.runs import find_runs
 from adapterhub.training.text import TEXT_ENCODERS
 from adapterhub.training.train import train
 from adapterhub_registry.store import Registry
@@ -216,6 +217,11 @@ def test_a_config_with_several_algorithms_trains_each_and_goes_on_from_its_check
     assert [one.components for one in found] == [("unet",), ("text_encoder", "text_encoder_2", "unet")]
     run = json.loads(registry.read(registry.documents(versions[0])[-1].sha256))
     assert (run["steps"], run["group"]) == (2, ["me/dora"])
+    base: Any = load_pipeline(find_base("mini"), device="cpu", dtype="float32")
+    modules = [(base.unet,), (base.unet, base.text_encoder, base.text_encoder_2)]
+    weights = [sum(value.numel() for part in own for value in part.parameters()) for own in modules]
+    statuses = {one.name: one for status in find_runs(home) for one in status.adapters}
+    assert [statuses[f"me/{name}"].efficiency["frozen"] for name in algorithms] == weights
 
     # The last checkpoint was written after the first of two steps.
     again = Registry(tmp_path / "again")
