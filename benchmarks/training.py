@@ -36,7 +36,7 @@ from safetensors.torch import save_file
 from adapterhub import quickstart
 from adapterhub.bases.find import Base, find_base
 from adapterhub.bases.load import load_pipeline
-from adapterhub.training.config import AdapterConfig, BaseConfig, DataConfig, TrainConfig
+from adapterhub.training.config import AdapterConfig, BaseConfig, DataConfig, GroupConfig, TrainConfig
 from adapterhub.training.dataset import load_picture, read_dataset
 from adapterhub.training.layers import NetworkConfig
 from adapterhub.training.train import train
@@ -139,22 +139,6 @@ def own_cases(work: Work, adapters: int) -> dict[str, Callable[[], None]]:
     """Return the trainings of this process by name."""
     names = [f"me/a{number}" for number in range(adapters)]
 
-    def config(*chosen: str) -> TrainConfig:
-        return TrainConfig(
-            BaseConfig(str(work.base.path), device=work.device, dtype=work.dtype),
-            tuple(
-                AdapterConfig(
-                    name=name,
-                    data=(DataConfig(work.pictures),),
-                    seed=number,
-                    steps=work.steps,
-                    batch_size=1,
-                    network=NetworkConfig(rank=RANK, targets=("attn",)),
-                )
-                for number, name in enumerate(chosen)
-            ),
-        )
-
     def ours(*runs: TrainConfig) -> None:
         home = Path(tempfile.mkdtemp())
         for run in runs:
@@ -162,11 +146,33 @@ def own_cases(work: Work, adapters: int) -> dict[str, Callable[[], None]]:
         shutil.rmtree(home)
 
     return {
-        f"{adapters} together": lambda: ours(config(*names)),
-        f"{adapters} runs": lambda: ours(*(config(name) for name in names)),
-        "one": lambda: ours(config(names[0])),
+        f"{adapters} together": lambda: ours(own_config(work, names)),
+        f"{adapters} runs": lambda: ours(*(own_config(work, [name]) for name in names)),
+        "one": lambda: ours(own_config(work, names[:1])),
         "plain loop": lambda: plain(work),
     }
+
+
+def own_config(
+    work: Work, names: Sequence[str], *, gradient_checkpointing: int = 0, deterministic: bool = False
+) -> TrainConfig:
+    """Return the config that trains adapters of these names together."""
+    base = str(work.base.path)
+    return TrainConfig(
+        BaseConfig(base, device=work.device, dtype=work.dtype, gradient_checkpointing=gradient_checkpointing),
+        tuple(
+            AdapterConfig(
+                name=name,
+                data=(DataConfig(work.pictures),),
+                seed=number,
+                steps=work.steps,
+                batch_size=1,
+                network=NetworkConfig(rank=RANK, targets=("attn",)),
+            )
+            for number, name in enumerate(names)
+        ),
+        GroupConfig(deterministic=deterministic),
+    )
 
 
 def report(
