@@ -11,7 +11,6 @@ end more adapters are registered and read, `--many` in all, and the first ones a
 """
 
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from adapterhub.bases.load import load_pipeline
 from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.pipelines import Pipelines
 from adapterhub_registry.store import Registry
+from benchmarks.machine import machine
 from benchmarks.random_sdxl import random_unet, write_adapter
 
 STACK = 3
@@ -73,11 +73,8 @@ def main(
         ratios[f"switch: with few / with {many}"] = (few / all_of_them, round(1 / MANY, 3))
     settings = {
         "size": size,
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "dtype": dtype,
+        **machine(device, dtype),
         "registered": registered,
-        "torch": torch.__version__,
     }
     print(settings)
     for name, value in values.items():

@@ -33,6 +33,7 @@ from adapterhub.runtime.engine import Runtime
 from adapterhub.runtime.pipelines import Pipelines
 from adapterhub.runtime.plans import Composable
 from adapterhub_registry.store import Registry
+from benchmarks.machine import machine
 from benchmarks.random_sdxl import random_pipeline, write_adapter
 
 PROMPT, ADAPTERS, BATCH = "a red heart", 8, 8
@@ -88,13 +89,10 @@ def main(
         peft = measure_peft(pipeline, files, given, rounds)
     report(step | peft, picture, out, {
         "size": size,
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "dtype": dtype,
+        **machine(device, dtype),
         "pixels": side,
         "steps": steps,
         "compiled": compiler,
-        "torch": torch.__version__,
     })  # fmt: skip
 
 

@@ -17,7 +17,6 @@ The peer's script needs `datasets` and `torchvision`, which we do not.
 """
 
 import json
-import platform
 import shutil
 import statistics
 import tempfile
@@ -42,6 +41,7 @@ from adapterhub.training.layers import NetworkConfig
 from adapterhub.training.train import train
 from adapterhub_registry.store import Registry
 from benchmarks import peer_training
+from benchmarks.machine import machine
 from benchmarks.peer_training import Work
 from benchmarks.random_sdxl import TINY, random_pipeline
 
@@ -76,22 +76,17 @@ def main(
 ) -> None:
     """Measure, print a table, and exit 1 if a bound is missed."""
     with tempfile.TemporaryDirectory() as folder:
-        found = write_base(base, dtype, Path(folder)) if base in RANDOM else find_base(base)
-        pictures = write_pictures(Path(folder) / "pictures", found.resolution)
-        work = Work(found, device, dtype, pictures, RANK, steps)
+        work = prepare(base, device, dtype, steps, Path(folder))
         cases = own_cases(work, adapters)
         if peer is not None:
             cases |= peer_training.cases(peer, work)
         settings: dict[str, object] = {
             "base": base,
-            "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-            "threads": torch.get_num_threads(),
-            "dtype": dtype,
-            "pixels": found.resolution,
+            **machine(device, dtype),
+            "pixels": work.base.resolution,
             "pictures": PICTURES,
             "steps": steps,
             "batch": 1,
-            "torch": torch.__version__,
         }
         seconds: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(rounds):
@@ -114,6 +109,21 @@ def main(
         ratios["peer's script / one process, whole"] = whole, None
         ratios["one process / peer's script, pictures/s"] = rate, ALONE.get(place)
     report(seconds, rates, ratios, out, settings)
+
+
+def prepare(base: str, device: str, dtype: str, steps: int, folder: Path) -> Work:
+    """Return what is trained; a random base, and the pictures, are written to a folder.
+
+    Args:
+        base: A name, or one of `RANDOM`.
+        device: Where.
+        dtype: That the base computes in.
+        steps: Of each adapter.
+        folder: For the files.
+    """
+    found = write_base(base, dtype, folder) if base in RANDOM else find_base(base)
+    pictures = write_pictures(folder / "pictures", found.resolution)
+    return Work(found, device, dtype, pictures, RANK, steps)
 
 
 def write_base(size: str, dtype: str, folder: Path) -> Base:
@@ -171,7 +181,7 @@ def own_config(
             )
             for number, name in enumerate(names)
         ),
-        GroupConfig(deterministic=deterministic),
+        GroupConfig(max_adapters=len(names), deterministic=deterministic),
     )
 
 

@@ -11,21 +11,19 @@ speed take turns; medians. The bounds are for CUDA; on the CPU all is only repor
 
 import json
 import multiprocessing
-import platform
 import statistics
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import click
 import torch
 
-from adapterhub.bases.find import find_base
 from adapterhub.training.progress import Progress, memory_bytes, peak_memory_bytes
 from adapterhub.training.train import train
 from adapterhub_registry.store import Registry
+from benchmarks.machine import machine
 from benchmarks.peer_training import Work
-from benchmarks.training import RANDOM, RANK, own_config, plain, write_base, write_pictures
+from benchmarks.training import own_config, plain, prepare
 
 PLAIN, CHECKPOINTED = "plain run of one", "together, checkpointed"
 TOGETHER, DETERMINISTIC = "together", "together, deterministic"
@@ -45,14 +43,12 @@ def main(
 ) -> None:
     """Measure, print a table, and exit 1 if a bound is missed."""
     with tempfile.TemporaryDirectory() as folder:
-        found = write_base(base, dtype, Path(folder)) if base in RANDOM else find_base(base)
-        pictures = write_pictures(Path(folder) / "pictures", found.resolution)
-        work = Work(found, device, dtype, pictures, RANK, steps)
+        work = prepare(base, device, dtype, steps, Path(folder))
         memory = {name: apart(name, work, adapters)[0] for name in (PLAIN, CHECKPOINTED)}
         rates: dict[str, list[float]] = {TOGETHER: [], DETERMINISTIC: []}
         for _ in range(rounds):
-            for name, found_rates in rates.items():
-                found_rates.append(apart(name, work, adapters)[1])
+            for name, measured in rates.items():
+                measured.append(apart(name, work, adapters)[1])
     at = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {
         f"{CHECKPOINTED} / {PLAIN}, memory": (memory[CHECKPOINTED] / memory[PLAIN], MEMORY),
@@ -67,13 +63,10 @@ def main(
         rows.append({"measure": name, "value": round(value, 3), **limit})
     settings = {
         "base": base,
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "dtype": dtype,
+        **machine(device, dtype),
         "adapters": adapters,
         "batch": 1,
         "steps": steps,
-        "torch": torch.__version__,
     }
     print(settings)
     for row in rows:
@@ -107,7 +100,6 @@ def run(name: str, work: Work, adapters: int) -> tuple[int, float]:
             gradient_checkpointing=int(name == CHECKPOINTED),
             deterministic=name == DETERMINISTIC,
         )
-        config = replace(config, group=replace(config.group, max_adapters=adapters))
         with tempfile.TemporaryDirectory() as home:
             train(config, registry=Registry(Path(home)), on_progress=note)
     return peak_memory_bytes(device) - before, min(rates.values(), default=0.0)

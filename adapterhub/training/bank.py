@@ -117,8 +117,6 @@ class LoraBank:
         self.gradients = torch.zeros_like(self.factors)
         self._sides = {at: self._side(at, span) for at, span in spans.items()}
         self._scales = {target: torch.zeros(slots, device=device, dtype=dtype) for target in self._ranks}
-        self._numbers = dict.fromkeys(self._ranks, 0.0)
-        """The scales of slot 0 as numbers, for a bank of one slot."""
         self._slots: list[_Slot | None] = [None] * slots
         self._share = _Share((), (), None)
         self._active = ExitStack()
@@ -144,10 +142,7 @@ class LoraBank:
         self.gradients[slot].zero_()
         for target, scales in self._scales.items():
             size = sizes.get(target)
-            number = 0.0 if size is None else size.scale
-            scales[slot] = number
-            if slot == 0:
-                self._numbers[target] = number
+            scales[slot] = 0.0 if size is None else size.scale
             if size is None:
                 continue
             width = _inner(self._layers[target], DOWN)
@@ -312,11 +307,14 @@ class LoraBank:
 
         Its sides are transposed: autograd would do that to each of them in each step.
         """
+        at = self._slots[0]  # none while memory is foretold
+        size = None if at is None else at.sizes.get(target)
         down, up = (side.to(hidden.dtype) for side in sides)
         inner = hidden.flatten(0, -2) @ down
         if self._share.step is not None:
             inner = self._masked(inner.view(*hidden.shape[:-1], -1), 0, target).flatten(0, -2)
-        return torch.addmm(output.flatten(0, -2), inner, up, alpha=self._numbers[target]).view_as(output)
+        scale = 0.0 if size is None else size.scale
+        return torch.addmm(output.flatten(0, -2), inner, up, alpha=scale).view_as(output)
 
     def _together(
         self, hidden: Tensor, output: Tensor, sides: tuple[Tensor, Tensor, Tensor], target: Target

@@ -1,6 +1,6 @@
 """What an adapter costs beside full fine-tuning: parameters, bytes, and the optimizer's memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -37,6 +37,30 @@ class Efficiency:
     optimizer_bytes: int
     full_optimizer_bytes: int
 
+    @classmethod
+    def beside(
+        cls, modules: "Iterable[nn.Module]", *, trainable: int, adapter_bytes: int, optimizer_bytes: int
+    ) -> "Efficiency":
+        """Put an adapter beside the modules that it changes.
+
+        Args:
+            modules: The UNet, and the text encoders where they are trained. They are frozen, but for layers
+                of the adapter in them, which full fine-tuning has not.
+            trainable: As the attribute.
+            adapter_bytes: Likewise.
+            optimizer_bytes: Likewise.
+        """
+        weights = [value for module in modules for value in module.parameters() if not value.requires_grad]
+        frozen = sum(value.numel() for value in weights)
+        return cls(
+            trainable=trainable,
+            frozen=frozen,
+            adapter_bytes=adapter_bytes,
+            module_bytes=sum(value.nbytes for value in weights),
+            optimizer_bytes=optimizer_bytes,
+            full_optimizer_bytes=frozen * MOMENTS_BYTES,
+        )
+
     @property
     def share(self) -> float:
         """Trained numbers per frozen one."""
@@ -65,30 +89,25 @@ def size_text(size_bytes: float) -> str:
     return f"{value:.3g} {UNITS[unit]}"
 
 
-def measure_efficiency(file: Path, modules: "Sequence[nn.Module]", optimizer: "Optimizer") -> Efficiency:
+def measure_efficiency(file: Path, modules: "Iterable[nn.Module]", optimizer: "Optimizer") -> Efficiency:
     """Return what an adapter costs.
 
     Args:
         file: Of its weights.
-        modules: That it changes: the UNet, and the text encoders where they are trained. They are frozen, but
-            for layers of the adapter in them, which full fine-tuning has not.
+        modules: As in `Efficiency.beside`.
         optimizer: Its own, after a step.
     """
     import torch
 
     tensors = read_header(file).tensors
-    weights = [value for module in modules for value in module.parameters() if not value.requires_grad]
-    frozen = sum(value.numel() for value in weights)
-    return Efficiency(
+    return Efficiency.beside(
+        modules,
         trainable=sum(prod(info.shape) for name, info in tensors.items() if not name.endswith(".alpha")),
-        frozen=frozen,
         adapter_bytes=file.stat().st_size,
-        module_bytes=sum(value.numel() * value.element_size() for value in weights),
         optimizer_bytes=sum(
-            value.numel() * value.element_size()
+            value.nbytes
             for state in optimizer.state.values()
             for value in state.values()
             if isinstance(value, torch.Tensor)
         ),
-        full_optimizer_bytes=frozen * MOMENTS_BYTES,
     )

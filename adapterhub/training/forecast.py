@@ -153,16 +153,11 @@ def _forecast(group: GroupPlan, base: Base, rehearsal: Rehearsal, speed: Speed) 
 
 def _efficiency(item: AdapterPlan, trained: Mapping[str, int], rehearsal: Rehearsal) -> Efficiency:
     network, own = item.config.network, trained[item.config.name]
-    modules = rehearsal.modules(trains_text=network.trains_text).values()
-    weights = [value for module in modules for value in module.parameters()]
-    frozen = sum(value.numel() for value in weights)
-    return Efficiency(
+    return Efficiency.beside(
+        rehearsal.modules(trains_text=network.trains_text).values(),
         trainable=own,
-        frozen=frozen,
         adapter_bytes=own * NUMBER,
-        module_bytes=sum(value.nbytes for value in weights),
         optimizer_bytes=own * STATE_BYTES[item.config.optimizer.name],
-        full_optimizer_bytes=frozen * MOMENTS_BYTES,
     )
 
 
